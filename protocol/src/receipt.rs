@@ -1,0 +1,65 @@
+//! Receipts: a hash that binds a result to the execution that returned it.
+//!
+//! It proves integrity, not origin: anyone can compute one.
+
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::approval::lower_hex;
+use crate::canonical::CanonicalText;
+
+/// A result in the spelling that receipts cover: CPython's `json.dumps(result, sort_keys=True)`, which is canonical
+/// text with a blank behind every `,` and `:` that is not inside a string.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResultText(String);
+
+impl ResultText {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The text.
+    pub fn into_string(self) -> String {
+        self.0
+    }
+}
+
+impl From<&CanonicalText> for ResultText {
+    fn from(canonical: &CanonicalText) -> Self {
+        let text = canonical.as_str();
+        let mut out = String::with_capacity(text.len() + text.len() / 8 + 8);
+        let mut in_string = false;
+        let mut escaped = false;
+        let mut copied = 0;
+        for (at, byte) in text.bytes().enumerate() {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = !in_string,
+                b',' | b':' if !in_string => {
+                    out.push_str(&text[copied..=at]);
+                    out.push(' ');
+                    copied = at + 1;
+                }
+                _ => {}
+            }
+        }
+        out.push_str(&text[copied..]);
+        ResultText(out)
+    }
+}
+
+/// Lower-case hex SHA-256 of `<id>:<result text>`.
+pub fn receipt(execution_id: &str, result_text: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(execution_id);
+    hash.update(":");
+    hash.update(result_text);
+    String::from_utf8(lower_hex(hash.finalize().into()).to_vec()).expect("hex is ASCII")
+}
+
+/// Whether a receipt belongs to this execution and this result text.
+pub fn verify(execution_id: &str, result_text: &str, claimed: &str) -> bool {
+    receipt(execution_id, result_text).as_bytes().ct_eq(claimed.as_bytes()).into()
+}
