@@ -1,0 +1,43 @@
+//! The admin listener: what probes and Prometheus ask. It changes nothing.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use openexec_protocol::refusal::{Code, Refusal};
+use pingora::http::Method;
+use pingora::protocols::http::ServerSession;
+
+use crate::execute::{Gate, respond};
+use crate::listen::Service;
+use crate::metrics::Metrics;
+
+/// Answers the admin listener's requests.
+pub struct Admin {
+    /// Whose readiness is asked for.
+    pub gate: Arc<Gate>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+#[async_trait]
+impl Service for Admin {
+    async fn serve(&self, session: &mut ServerSession) {
+        let header = session.req_header();
+        let is_get = header.method == Method::GET || header.method == Method::HEAD;
+        match header.uri.path() {
+            "/metrics" | "/livez" | "/readyz" if !is_get => respond::method_not_allowed(session, "GET, HEAD").await,
+            "/metrics" => {
+                respond::document(session, 200, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render())
+                    .await;
+            }
+            "/livez" => respond::document(session, 200, TEXT, "ok\n").await,
+            "/readyz" => match self.gate.troubles() {
+                reasons if reasons.is_empty() => respond::document(session, 200, TEXT, "ok\n").await,
+                reasons => respond::document(session, 503, TEXT, reasons.join("\n") + "\n").await,
+            },
+            _ => respond::refusal(session, &Refusal::new(Code::NotFound, "No such path")).await,
+        }
+    }
+}

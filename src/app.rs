@@ -1,0 +1,231 @@
+//! Wires the parts: ledger, gate, listeners, stop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::IntoRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pingora::server::Fds;
+use pingora::services::Service as _;
+use pingora::services::listening;
+use tokio::net::TcpSocket;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::admin::Admin;
+use crate::clock::Clock;
+use crate::config::{Config, Mode};
+use crate::execute::Gate;
+use crate::execute::front::Front;
+use crate::ledger::{self, Opening};
+use crate::listen::{Connections, Permits, Service};
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::shutdown::Phase;
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1_024;
+/// The admin listener needs few, and must not be crowded out by clients.
+const ADMIN_CONNECTIONS: usize = 128;
+/// How often the end of what runs is looked for.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+
+/// What a server is made of.
+pub struct Parts {
+    /// Checked.
+    pub config: Config,
+    /// What can be executed.
+    pub registry: Registry,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] ledger::OpenError),
+    /// Demo mode that nobody asked for, on a ledger that matters.
+    #[error(
+        "this ledger has served ClawShield mode, and demo mode approves everything: set OPENEXEC_MODE=clawshield, \
+         or OPENEXEC_MODE=demo if that is what you want"
+    )]
+    AccidentalDemo,
+    /// An address is taken, or not ours.
+    #[error("{0} cannot be listened on: {1}")]
+    Bind(SocketAddr, io::Error),
+}
+
+impl StartError {
+    /// The exit code, as sysexits.h has them.
+    pub fn exit_code(&self) -> u8 {
+        use ledger::OpenError as E;
+        match self {
+            StartError::Bind(..) => 69,
+            StartError::AccidentalDemo => 78,
+            StartError::Ledger(E::InUse { .. }) => 75,
+            StartError::Ledger(
+                E::Missing(_) | E::NetworkFileSystem(..) | E::Foreign(_) | E::Legacy(_) | E::Newer { .. },
+            ) => 78,
+            StartError::Ledger(_) => 74,
+        }
+    }
+}
+
+/// A server that serves.
+pub struct Running {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where its admin listener is.
+    pub admin_listen: SocketAddr,
+    gate: Arc<Gate>,
+    phase: Arc<Phase>,
+    close_listeners: watch::Sender<bool>,
+    services: Vec<JoinHandle<()>>,
+    ledger_failed: oneshot::Receiver<StartError>,
+    shutdown: crate::config::Shutdown,
+}
+
+/// Starts everything that can be started at once. A ledger that was not closed cleanly is checked in the background,
+/// with the sockets bound and "not ready", or a startup probe would kill the check again and again.
+///
+/// # Errors
+/// See [`StartError`]: each says what to do.
+pub async fn start(parts: Parts) -> Result<Running, StartError> {
+    let Parts { config, registry, clock } = parts;
+    let metrics = Arc::new(Metrics::new());
+    let phase = Arc::new(Phase::default());
+    let opening = ledger::open(&config.ledger)?;
+    if matches!(config.mode, Mode::Demo { by_name: false }) && opening.served_clawshield()? {
+        return Err(StartError::AccidentalDemo);
+    }
+    let gate = Gate::new(&config, registry, clock, metrics.clone(), phase.clone());
+    let (listen, socket) = bind(config.listen)?;
+    let (admin_listen, admin_socket) = bind(config.admin_listen)?;
+    let ledger_failed = start_ledger(opening, &config, &gate, &metrics).await?;
+    let (close_listeners, _) = watch::channel(false);
+    let front = Front::new(gate.clone(), &config);
+    let admin = Admin { gate: gate.clone(), metrics: metrics.clone() };
+    let connections = |max| (config.limits, Permits::new(max), metrics.clone());
+    let services = vec![
+        serve("main", listen, socket, front, connections(config.limits.connections), &close_listeners),
+        serve("admin", admin_listen, admin_socket, admin, connections(ADMIN_CONNECTIONS), &close_listeners),
+    ];
+    tracing::info!(%listen, %admin_listen, mode = config.mode.as_str(), version = crate::VERSION, "serving");
+    if let Some(missing) = gate.not_configured() {
+        tracing::error!("ClawShield mode without {missing}: every request is refused until it is set");
+    }
+    Ok(Running {
+        listen,
+        admin_listen,
+        gate,
+        phase,
+        close_listeners,
+        services,
+        ledger_failed,
+        shutdown: config.shutdown,
+    })
+}
+
+/// Opens the gate now, or after the check; the channel tells when the check failed.
+async fn start_ledger(
+    opening: Opening,
+    config: &Config,
+    gate: &Arc<Gate>,
+    metrics: &Arc<Metrics>,
+) -> Result<oneshot::Receiver<StartError>, StartError> {
+    let (failed, ledger_failed) = oneshot::channel();
+    let needs_check = opening.needs_check();
+    let (clawshield, skew) = (matches!(config.mode, Mode::ClawShield { .. }), config.clock_skew);
+    let (gate, metrics) = (gate.clone(), metrics.clone());
+    let start = move || {
+        let ledger = opening.start(clawshield, skew, metrics, Box::new(die))?;
+        gate.set_ledger(ledger);
+        Ok(())
+    };
+    if needs_check {
+        tracing::warn!("the ledger was not closed cleanly: it is checked before anything is executed");
+        tokio::task::spawn_blocking(move || match start() {
+            Ok(()) => tracing::info!("the ledger is good"),
+            Err(error) => drop(failed.send(StartError::Ledger(error))),
+        });
+    } else {
+        start()?;
+    }
+    Ok(ledger_failed)
+}
+
+/// After a failed sync or corruption nobody knows what the file holds. Only a new start, which reads it, does.
+fn die(error: &rusqlite::Error) {
+    tracing::error!(%error, "the ledger's file can no longer be trusted: this process ends");
+    crate::logging::flush();
+    std::process::exit(74);
+}
+
+fn bind(address: SocketAddr) -> Result<(SocketAddr, std::net::TcpListener), StartError> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?.into_std()?;
+        Ok((listener.local_addr()?, listener))
+    };
+    bound().map_err(|error| StartError::Bind(address, error))
+}
+
+/// Hands a bound socket to a Pingora service and runs it on this runtime. (Pingora's own binding panics when it fails.)
+fn serve<S: Service>(
+    name: &str,
+    address: SocketAddr,
+    socket: std::net::TcpListener,
+    service: S,
+    (limits, permits, metrics): (crate::config::Limits, Arc<Permits>, Arc<Metrics>),
+    close: &watch::Sender<bool>,
+) -> JoinHandle<()> {
+    let mut fds = Fds::new();
+    fds.add(address.to_string(), socket.into_raw_fd());
+    let connections = Connections { service, limits, permits, metrics };
+    let mut service = listening::Service::new(name.to_owned(), connections);
+    service.add_tcp(&address.to_string());
+    let closed = close.subscribe();
+    tokio::spawn(async move { service.start_service(Some(Arc::new(Mutex::new(fds))), closed, 1).await })
+}
+
+impl Running {
+    /// Ends only when the ledger's check failed.
+    pub async fn failure(&mut self) -> StartError {
+        match (&mut self.ledger_failed).await {
+            Ok(error) => error,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Stops so that nothing that was claimed is lost: see [`crate::shutdown`].
+    pub async fn stop(self) {
+        self.phase.stop();
+        tracing::info!("stopping");
+        tokio::time::sleep(self.shutdown.delay).await;
+        self.phase.drain();
+        let _ = self.close_listeners.send(true);
+        let deadline = Instant::now() + self.shutdown.timeout;
+        while self.gate.in_flight() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+        if self.gate.in_flight() > 0 {
+            tracing::warn!(
+                executions = self.gate.in_flight(),
+                "still running at the deadline: their outcome is unknown"
+            );
+        }
+        for service in self.services {
+            service.abort();
+        }
+        if let Some(ledger) = self.gate.ledger() {
+            ledger.close().await;
+        }
+        tracing::info!("stopped");
+    }
+}

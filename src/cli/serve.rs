@@ -1,0 +1,51 @@
+//! `openexec serve`
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{BAD_CONFIGURATION, fail};
+use crate::app::{self, Parts, StartError};
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::config::env::ProcessEnvironment;
+use crate::logging;
+use crate::registry::Registry;
+
+pub(super) fn run(path: Option<&Path>) -> ExitCode {
+    let config = match Config::load(path, &ProcessEnvironment) {
+        Ok(config) => config,
+        Err(error) => return fail(error, BAD_CONFIGURATION),
+    };
+    logging::start(&ProcessEnvironment);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(error, 71),
+    };
+    let ended = runtime.block_on(serve(config));
+    logging::flush();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+async fn serve(config: Config) -> Result<(), StartError> {
+    // Before anything is claimed: a signal that comes while the ledger opens must not be lost.
+    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be handled");
+    let parts = Parts { config, registry: Registry::builtin(), clock: Arc::new(SystemClock) };
+    let mut running = app::start(parts).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        error = running.failure() => return Err(error),
+    }
+    running.stop().await;
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! `openexec verify`
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use chrono::Utc;
+use openexec_protocol::approval;
+use openexec_protocol::canonical::{CanonicalText, Limits};
+use openexec_protocol::receipt::{self, ResultText};
+use openexec_protocol::request::Request;
+
+use super::{BAD_CONFIGURATION, USAGE, fail, input};
+use crate::config::env::{self, Environment, ProcessEnvironment};
+use crate::config::{Config, Mode};
+
+/// A request is small, an answer may hold a large result.
+const ANSWER_LIMITS: Limits = Limits { depth: 128, nodes: 10_000_000 };
+
+#[derive(clap::Subcommand)]
+pub(super) enum Verify {
+    /// Go through every check of a request's approval, with the server's configuration and environment
+    Approval {
+        /// The request with its `approval_artifact`; `-` reads standard input
+        request: PathBuf,
+    },
+    /// Check the receipt of an answer of POST /execute
+    Receipt {
+        /// The answer; `-` reads standard input
+        answer: PathBuf,
+    },
+}
+
+impl Verify {
+    pub(super) fn run(self, config: Option<&Path>) -> ExitCode {
+        match self {
+            Verify::Approval { request } => approval(&request, config),
+            Verify::Receipt { answer } => receipt(&answer),
+        }
+    }
+}
+
+/// Prints a line a check, and does not stop at the first that fails.
+fn approval(path: &Path, config: Option<&Path>) -> ExitCode {
+    let body = match input::read(path) {
+        Ok(body) => body,
+        Err(problem) => return fail(problem, USAGE),
+    };
+    let mode = ProcessEnvironment.get(env::MODE);
+    let environment = AsClawShield(mode);
+    let config = match Config::load(config, &environment) {
+        Ok(config) => config,
+        Err(error) => return fail(error, BAD_CONFIGURATION),
+    };
+    let verifier = match &config.mode {
+        Mode::ClawShield { verifier: Ok(verifier) } => verifier,
+        Mode::ClawShield { verifier: Err(missing) } => {
+            return fail(format!("{missing} not configured"), BAD_CONFIGURATION);
+        }
+        Mode::Demo { .. } => return fail("demo mode ignores approvals", BAD_CONFIGURATION),
+    };
+    let mut good = true;
+    let mut line = |question: &str, outcome: Result<String, String>| {
+        good &= outcome.is_ok();
+        let (mark, detail) = match outcome {
+            Ok(detail) => ("yes", detail),
+            Err(problem) => ("NO ", problem),
+        };
+        println!("{mark}  {question}{}{detail}", if detail.is_empty() { "" } else { ": " });
+    };
+    let request = Request::parse(&body, config.limits.json);
+    line("the request can be read in one way only", request.as_ref().map(|_| String::new()).map_err(|e| e.to_string()));
+    if let Ok(request) = &request {
+        println!("     its action hash is {}", request.action_hash().as_str());
+        let registered = crate::registry::Registry::builtin().get(request.action()).is_some();
+        line("the action is registered", if registered { Ok(String::new()) } else { Err("Unknown action".to_owned()) });
+        match request.artifact() {
+            None => line("there is an approval", Err("ClawShield mode requires an approval artifact".to_owned())),
+            Some(artifact) => {
+                for (step, outcome) in approval::explain(artifact, request.action_hash(), verifier) {
+                    line(step.question(), outcome.map(|()| String::new()).map_err(|e| e.to_string()));
+                }
+                match approval::authenticate(artifact, request.action_hash(), verifier) {
+                    Ok(authentic) => line(
+                        "it is fresh now",
+                        authentic
+                            .check_time(Utc::now(), config.clock_skew)
+                            .map(|_| String::new())
+                            .map_err(|e| e.to_string()),
+                    ),
+                    Err(_) => println!("---  it is fresh now: asked only of an authentic approval"),
+                }
+            }
+        }
+        let allowed = config.allowed_actions.as_ref().is_none_or(|allowed| allowed.contains(request.action()));
+        line(
+            "the action is allowed",
+            if allowed { Ok(String::new()) } else { Err("not in the execution allow-list".to_owned()) },
+        );
+        println!(
+            "     whether it was used already, or was issued before the ledger's fence, only the server's ledger knows"
+        );
+    }
+    ExitCode::from(u8::from(!good))
+}
+
+/// Whoever verifies an approval means ClawShield mode, unless the environment says otherwise.
+struct AsClawShield(Option<String>);
+
+impl Environment for AsClawShield {
+    fn get(&self, name: &str) -> Option<String> {
+        if name == env::MODE && self.0.is_none() { Some("clawshield".to_owned()) } else { ProcessEnvironment.get(name) }
+    }
+}
+
+fn receipt(path: &Path) -> ExitCode {
+    let answer =
+        input::read(path).and_then(|bytes| CanonicalText::parse(&bytes, ANSWER_LIMITS).map_err(|e| e.to_string()));
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(problem) => return fail(problem, USAGE),
+    };
+    let text = |name: &str| answer.member(name)?.strip_prefix('"')?.strip_suffix('"');
+    let (Some(id), Some(claimed), Some(result)) = (text("id"), text("receipt"), answer.member("result")) else {
+        return fail("the answer must have `id`, `result` and `receipt`", USAGE);
+    };
+    let result =
+        CanonicalText::parse(result.as_bytes(), ANSWER_LIMITS).expect("a member of canonical text is canonical");
+    let valid = receipt::verify(id, ResultText::from(&result).as_str(), claimed);
+    println!(
+        "{}",
+        if valid {
+            "valid: this is the result of that execution"
+        } else {
+            "NOT valid: id, result and receipt do not belong together"
+        }
+    );
+    ExitCode::from(u8::from(!valid))
+}

@@ -1,0 +1,69 @@
+//! Every environment variable there is, and the one way to read them.
+
+use std::collections::HashMap;
+
+/// `demo` (the default) or `clawshield`.
+pub const MODE: &str = "OPENEXEC_MODE";
+/// The configuration file.
+pub const CONFIG: &str = "OPENEXEC_CONFIG";
+/// The main listener's address.
+pub const LISTEN: &str = "OPENEXEC_LISTEN";
+/// The admin listener's address.
+pub const ADMIN_LISTEN: &str = "OPENEXEC_ADMIN_LISTEN";
+/// The ledger.
+pub const DB_URL: &str = "OPENEXEC_DB_URL";
+/// Actions that may be executed, comma-separated; unset: every registered one; empty: none.
+pub const ALLOWED_ACTIONS: &str = "OPENEXEC_ALLOWED_ACTIONS";
+/// The log's filter, in the syntax of `tracing_subscriber::EnvFilter`.
+pub const LOG: &str = "OPENEXEC_LOG";
+/// `text` or `json`.
+pub const LOG_FORMAT: &str = "OPENEXEC_LOG_FORMAT";
+/// The shared secret of HMAC approvals.
+pub const SECRET_KEY: &str = "CLAWSHIELD_SECRET_KEY";
+/// The public key of Ed25519 approvals.
+pub const PUBLIC_KEY: &str = "CLAWSHIELD_PUBLIC_KEY";
+/// The tenant that is acted for.
+pub const TENANT_ID: &str = "CLAWSHIELD_TENANT_ID";
+/// Where ClawShield is; accepted for the 0.2.0 service's sake.
+pub const BASE_URL: &str = "CLAWSHIELD_BASE_URL";
+/// The key to ClawShield; accepted for the 0.2.0 service's sake.
+pub const API_KEY: &str = "CLAWSHIELD_API_KEY";
+
+/// Variables by name, so that tests need no process environment.
+pub trait Environment {
+    /// The variable's value; `None` when it is not set.
+    fn get(&self, name: &str) -> Option<String>;
+
+    /// The value of a secret: from the variable, or from the file that `NAME_FILE` names, less one trailing newline.
+    ///
+    /// # Errors
+    /// Both set, or a file that cannot be read.
+    fn secret(&self, name: &str) -> Result<Option<String>, String> {
+        let file_variable = format!("{name}_FILE");
+        match (self.get(name), self.get(&file_variable)) {
+            (Some(_), Some(_)) => Err(format!("{name} and {file_variable} are both set: keep one")),
+            (value, None) => Ok(value),
+            (None, Some(path)) => match std::fs::read_to_string(&path) {
+                Ok(text) => Ok(Some(
+                    text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t)).unwrap_or(&text).to_owned(),
+                )),
+                Err(e) => Err(format!("{file_variable}: {path} cannot be read: {e}")),
+            },
+        }
+    }
+}
+
+/// The process's own environment.
+pub struct ProcessEnvironment;
+
+impl Environment for ProcessEnvironment {
+    fn get(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+}
+
+impl Environment for HashMap<&str, String> {
+    fn get(&self, name: &str) -> Option<String> {
+        HashMap::get(self, name).cloned()
+    }
+}

@@ -1,0 +1,371 @@
+//! What was typed, then what it means: the file and the environment become one checked [`Config`] here, and nothing
+//! behind this point sees either.
+
+pub mod env;
+pub mod ledger;
+mod raw;
+
+pub use raw::OnMismatch;
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use openexec_protocol::approval::{HmacKey, Verifier, is_identifier};
+use openexec_protocol::canonical;
+use secrecy::{ExposeSecret, SecretString};
+
+use self::env::Environment;
+use self::ledger::{DatabaseUrl, LedgerConfig, SqliteConfig};
+
+/// A configuration without a mistake that could be found without running it.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who approves.
+    pub mode: Mode,
+    /// The main listener.
+    pub listen: SocketAddr,
+    /// The admin listener.
+    pub admin_listen: SocketAddr,
+    /// Where executions are remembered.
+    pub ledger: LedgerConfig,
+    /// How far clocks may be apart.
+    pub clock_skew: TimeDelta,
+    /// Retries and duplicates.
+    pub replay: Replay,
+    /// Actions that may be executed; `None`: every registered one.
+    pub allowed_actions: Option<HashSet<String>>,
+    /// Bounds on everything that a client can make big or slow.
+    pub limits: Limits,
+    /// The stop.
+    pub shutdown: Shutdown,
+    /// What is allowed but worth a word in the log.
+    pub warnings: Vec<String>,
+}
+
+/// Who approves.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// Everything is approved.
+    Demo {
+        /// Asked for by name. If not, it is kept away from networks and from real ledgers.
+        by_name: bool,
+    },
+    /// Nothing is executed without a signed approval.
+    ClawShield {
+        /// `Err` names the variable that is missing: the server then refuses everything.
+        verifier: Result<Verifier, &'static str>,
+    },
+}
+
+impl Mode {
+    /// The word in `/health`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Mode::Demo { .. } => "demo",
+            Mode::ClawShield { .. } => "clawshield",
+        }
+    }
+}
+
+/// Retries and duplicates.
+#[derive(Clone, Copy, Debug)]
+pub struct Replay {
+    /// What a known nonce with another payload gets.
+    pub on_mismatch: OnMismatch,
+    /// How long a duplicate waits for the one that runs.
+    pub wait: Duration,
+    /// How many wait for one.
+    pub waiters: usize,
+}
+
+/// Bounds on everything that a client can make big or slow.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a request's header.
+    pub header_bytes: usize,
+    /// From its first byte to its last.
+    pub header_time: Duration,
+    /// Bytes of `/execute`'s body.
+    pub body_bytes: usize,
+    /// Bytes of `/receipts/verify`'s body.
+    pub receipt_body_bytes: usize,
+    /// From the header's end to the body's.
+    pub body_time: Duration,
+    /// For each write of an answer.
+    pub write_time: Duration,
+    /// Between two requests on a connection.
+    pub idle_time: Duration,
+    /// Depth and values of a body's JSON.
+    pub json: canonical::Limits,
+    /// Connections at once.
+    pub connections: usize,
+    /// Requests on one connection.
+    pub connection_requests: u32,
+    /// Executions at once.
+    pub in_flight: usize,
+    /// Bytes of bodies that are being read or worked on, all together.
+    pub buffered_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            header_bytes: 16 << 10,
+            header_time: Duration::from_secs(5),
+            body_bytes: 256 << 10,
+            receipt_body_bytes: 4 << 20,
+            body_time: Duration::from_secs(10),
+            write_time: Duration::from_secs(10),
+            idle_time: Duration::from_secs(60),
+            json: canonical::Limits::default(),
+            connections: 10_000,
+            connection_requests: 10_000,
+            in_flight: 1_024,
+            buffered_bytes: 256 << 20,
+        }
+    }
+}
+
+/// The stop.
+#[derive(Clone, Copy, Debug)]
+pub struct Shutdown {
+    /// Between "not ready" and the last accepted connection, for load balancers to notice.
+    pub delay: Duration,
+    /// For what is running, after that.
+    pub timeout: Duration,
+}
+
+/// Everything that is wrong, at once.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration cannot be used:\n  {}", .0.join("\n  "))]
+pub struct ConfigError(pub Vec<String>);
+
+impl Config {
+    /// Reads the file, if one is named, and the environment, which wins.
+    ///
+    /// # Errors
+    /// Every problem that was found.
+    pub fn load(path: Option<&Path>, environment: &impl Environment) -> Result<Self, ConfigError> {
+        let file = match path {
+            None => raw::File::default(),
+            Some(path) => read(path).map_err(|problem| ConfigError(vec![problem]))?,
+        };
+        let mut check = Check { problems: Vec::new(), warnings: Vec::new() };
+        let config = check.config(file, environment);
+        match config {
+            Some(mut config) if check.problems.is_empty() => {
+                config.warnings = check.warnings;
+                Ok(config)
+            }
+            _ => Err(ConfigError(check.problems)),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<raw::File, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    serde_saphyr::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// Collects problems, so that all are listed at once.
+struct Check {
+    problems: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Check {
+    fn config(&mut self, file: raw::File, environment: &impl Environment) -> Option<Config> {
+        let mode = self.mode(&file, environment);
+        let listen = self.address(environment, env::LISTEN, "listen", file.listen, "127.0.0.1:5000");
+        let admin = self.address(environment, env::ADMIN_LISTEN, "admin.listen", file.admin.listen, "127.0.0.1:5001");
+        let ledger = self.ledger(environment, file.ledger);
+        let limits = limits(file.limits);
+        let clawshield = matches!(mode, Some(Mode::ClawShield { .. }));
+        let on_mismatch = self.on_mismatch(file.replay.on_mismatch, clawshield);
+        let allowed_actions = environment
+            .get(env::ALLOWED_ACTIONS)
+            .map(|list| list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
+            .or(file.actions.allowed.map(HashSet::from_iter));
+        let (mode, listen, admin_listen, ledger) = (mode?, listen?, admin?, ledger?);
+        if let Mode::Demo { by_name: false } = mode {
+            self.accidental_demo(listen, environment);
+        }
+        if listen == admin_listen && listen.port() != 0 {
+            self.problems.push(format!("{} and {} are both {listen}", env::LISTEN, env::ADMIN_LISTEN));
+        }
+        Some(Config {
+            mode,
+            listen,
+            admin_listen,
+            ledger,
+            clock_skew: delta(file.approval.clock_skew.unwrap_or(Duration::from_secs(30))),
+            replay: Replay {
+                on_mismatch,
+                wait: file.replay.wait.unwrap_or(Duration::from_secs(10)),
+                waiters: file.replay.waiters.unwrap_or(64),
+            },
+            allowed_actions,
+            limits,
+            shutdown: Shutdown {
+                delay: file.shutdown.delay.unwrap_or(Duration::ZERO),
+                timeout: file.shutdown.timeout.unwrap_or(Duration::from_secs(30)),
+            },
+            warnings: Vec::new(),
+        })
+    }
+
+    fn mode(&mut self, file: &raw::File, environment: &impl Environment) -> Option<Mode> {
+        let (name, source) = match environment.get(env::MODE) {
+            Some(name) => (Some(name), env::MODE),
+            None => (file.mode.clone(), "mode"),
+        };
+        match name.as_deref() {
+            None => Some(Mode::Demo { by_name: false }),
+            Some("demo") => Some(Mode::Demo { by_name: true }),
+            Some("clawshield") => Some(Mode::ClawShield { verifier: self.verifier(environment) }),
+            Some(_) => {
+                self.problems.push(format!("{source} must be `demo` or `clawshield`"));
+                None
+            }
+        }
+    }
+
+    fn verifier(&mut self, environment: &impl Environment) -> Result<Verifier, &'static str> {
+        let mut secret = |name| {
+            environment.secret(name).unwrap_or_else(|problem| {
+                self.problems.push(problem);
+                None
+            })
+        };
+        let key = secret(env::SECRET_KEY).filter(|key| !key.is_empty()).map(SecretString::from);
+        let public_key = secret(env::PUBLIC_KEY);
+        let _unused_but_readable = secret(env::API_KEY);
+        let tenant = environment.get(env::TENANT_ID).filter(|tenant| !tenant.is_empty());
+        if public_key.is_some() {
+            self.warnings
+                .push(format!("{} is set, but this version does not verify Ed25519 approvals", env::PUBLIC_KEY));
+        }
+        if let Some(tenant) = tenant.as_deref().filter(|tenant| !is_identifier(tenant)) {
+            let length = tenant.len();
+            self.problems.push(format!(
+                "{} must be 1 to 128 of the characters A-Z a-z 0-9 . _ ~ - (it has {length} bytes)",
+                env::TENANT_ID
+            ));
+        }
+        let key = key.ok_or(env::SECRET_KEY)?;
+        if key.expose_secret().len() < 32 {
+            self.warnings.push(format!("{} is shorter than 32 bytes, which is weak", env::SECRET_KEY));
+        }
+        let hmac_key = Some(HmacKey::new(key.expose_secret().as_bytes()));
+        Ok(Verifier { tenant_id: tenant.ok_or(env::TENANT_ID)?, hmac_key })
+    }
+
+    fn address(
+        &mut self,
+        environment: &impl Environment,
+        variable: &str,
+        member: &str,
+        typed: Option<String>,
+        default: &str,
+    ) -> Option<SocketAddr> {
+        let (text, source) = match (environment.get(variable), typed) {
+            (Some(text), _) => (text, variable),
+            (None, Some(text)) => (text, member),
+            (None, None) => (default.to_owned(), member),
+        };
+        text.parse()
+            .map_err(|_| self.problems.push(format!("{source} must be an IP address and a port, such as {default}")))
+            .ok()
+    }
+
+    fn ledger(&mut self, environment: &impl Environment, file: raw::Ledger) -> Option<LedgerConfig> {
+        let (url, source) = match (environment.get(env::DB_URL), file.url) {
+            (Some(url), _) => (url, env::DB_URL),
+            (None, Some(url)) => (url, "ledger.url"),
+            (None, None) => ("sqlite:///openexec.db".to_owned(), "ledger.url"),
+        };
+        let fence = file.fence.unwrap_or_default();
+        match DatabaseUrl::parse(&url) {
+            Ok(DatabaseUrl::Memory) => {
+                Some(LedgerConfig::Memory { max_bytes: file.memory_bytes.unwrap_or(256 << 20), fence })
+            }
+            Ok(DatabaseUrl::Sqlite(path)) => {
+                let beside = || {
+                    let mut name = path.clone().into_os_string();
+                    name.push(".anchor");
+                    PathBuf::from(name)
+                };
+                Some(LedgerConfig::Sqlite(SqliteConfig {
+                    anchor: file.anchor.unwrap_or_else(beside),
+                    path,
+                    create: file.create.unwrap_or(true),
+                    fence,
+                    cache_bytes: file.cache_bytes.unwrap_or(64 << 20),
+                }))
+            }
+            Err(problem) => {
+                self.problems.push(format!("{source} {problem}"));
+                None
+            }
+        }
+    }
+
+    fn on_mismatch(&mut self, typed: Option<OnMismatch>, clawshield: bool) -> OnMismatch {
+        if clawshield && typed == Some(OnMismatch::Original) {
+            self.problems.push("replay.on_mismatch may be `original` in demo mode only".to_owned());
+        }
+        typed.unwrap_or(if clawshield { OnMismatch::Reject } else { OnMismatch::Original })
+    }
+
+    /// Demo mode approves everything, so nobody must get it by forgetting a variable.
+    fn accidental_demo(&mut self, listen: SocketAddr, environment: &impl Environment) {
+        if !listen.ip().is_loopback() {
+            self.problems.push(format!(
+                "demo mode approves everything, and {listen} can be reached by others: set {}=clawshield, or \
+                 {}=demo if that is what you want",
+                env::MODE,
+                env::MODE
+            ));
+        }
+        for name in [env::SECRET_KEY, env::PUBLIC_KEY, env::API_KEY] {
+            let file = format!("{name}_FILE");
+            if let Some(name) = [name, &file].into_iter().find(|name| environment.get(name).is_some()) {
+                self.problems.push(format!(
+                    "{name} is set but {} is not, and demo mode ignores approvals: set {}=clawshield, or \
+                     {}=demo if that is what you want",
+                    env::MODE,
+                    env::MODE,
+                    env::MODE
+                ));
+            }
+        }
+    }
+}
+
+fn limits(file: raw::Limits) -> Limits {
+    let default = Limits::default();
+    Limits {
+        header_bytes: file.header_bytes.unwrap_or(default.header_bytes),
+        header_time: file.header_time.unwrap_or(default.header_time),
+        body_bytes: file.body_bytes.unwrap_or(default.body_bytes),
+        receipt_body_bytes: file.receipt_body_bytes.unwrap_or(default.receipt_body_bytes),
+        body_time: file.body_time.unwrap_or(default.body_time),
+        write_time: file.write_time.unwrap_or(default.write_time),
+        idle_time: file.idle_time.unwrap_or(default.idle_time),
+        json: canonical::Limits {
+            depth: file.json_depth.unwrap_or(default.json.depth),
+            nodes: file.json_nodes.unwrap_or(default.json.nodes),
+        },
+        connections: file.connections.unwrap_or(default.connections),
+        connection_requests: file.connection_requests.unwrap_or(default.connection_requests),
+        in_flight: file.in_flight.unwrap_or(default.in_flight),
+        buffered_bytes: file.buffered_bytes.unwrap_or(default.buffered_bytes),
+    }
+}
+
+fn delta(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
+}

@@ -1,0 +1,56 @@
+//! Whether an authentic request may become a new execution: time, fence, allow-list.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use openexec_protocol::refusal::{Code, Refusal};
+use openexec_protocol::request::Request;
+
+use super::authenticate::Authenticated;
+
+/// What may be executed.
+pub(super) struct Policy {
+    /// Actions by name; `None`: every registered one.
+    pub(super) allowed: Option<HashSet<String>>,
+    /// How far clocks may be apart.
+    pub(super) clock_skew: TimeDelta,
+}
+
+/// Proof that this request may be executed, once, if nobody used its approval yet.
+pub(super) struct Approved<'r> {
+    authenticated: &'r Authenticated,
+    request: &'r Request,
+}
+
+pub(super) fn authorise<'r>(
+    authenticated: &'r Authenticated,
+    request: &'r Request,
+    policy: &Policy,
+    now: DateTime<Utc>,
+    fence: Option<DateTime<Utc>>,
+) -> Result<Approved<'r>, Refusal> {
+    if let Some(approval) = authenticated.approval() {
+        let fresh = approval.check_time(now, policy.clock_skew)?;
+        if fence.is_some_and(|fence| fresh.issued_at() < fence) {
+            return Err(Refusal::new(
+                Code::ApprovalPredatesLedger,
+                "The approval was issued before the ledger's fence, so it cannot be known to be unused: approve again",
+            ));
+        }
+    }
+    if policy.allowed.as_ref().is_some_and(|allowed| !allowed.contains(request.action())) {
+        let detail = format!("Action '{}' is not in the execution allow-list", request.action());
+        return Err(Refusal::new(Code::ActionNotAllowed, detail));
+    }
+    Ok(Approved { authenticated, request })
+}
+
+impl<'r> Approved<'r> {
+    pub(super) fn authenticated(&self) -> &'r Authenticated {
+        self.authenticated
+    }
+
+    pub(super) fn request(&self) -> &'r Request {
+        self.request
+    }
+}

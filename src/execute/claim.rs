@@ -1,0 +1,50 @@
+//! What is stored before anything happens, and what is said when it could not be.
+
+use chrono::{DateTime, Utc};
+use openexec_protocol::refusal::{Code, Refusal};
+use uuid::Uuid;
+
+use super::authorise::Approved;
+use crate::ledger::{ConsumedApproval, LedgerError, NewExecution};
+
+/// A new execution's id. Ordered by time (RFC 9562, version 7), so that the ledger's index grows at its end.
+pub(super) fn new_id() -> String {
+    Uuid::now_v7().to_string()
+}
+
+/// What is claimed for an approved request, and for nothing else.
+pub(super) fn new_execution(id: String, approved: &Approved<'_>, now: DateTime<Utc>) -> NewExecution {
+    let (request, authenticated) = (approved.request(), approved.authenticated());
+    NewExecution {
+        id,
+        tenant: authenticated.tenant().clone(),
+        nonce: request.nonce().to_owned(),
+        action: request.action().to_owned(),
+        action_hash: *request.action_hash(),
+        approval: authenticated.approval().map(|approval| ConsumedApproval {
+            approval_id: approval.approval_id().to_owned(),
+            signed_text_sha256: approval.signed_text_sha256().to_owned(),
+        }),
+        payload: None,
+        claimed_at: now,
+    }
+}
+
+/// An INTENT keeps what its recovery needs.
+pub(super) fn with_payload(new: NewExecution, approved: &Approved<'_>) -> NewExecution {
+    NewExecution { payload: Some(approved.request().payload().as_str().to_owned()), ..new }
+}
+
+pub(super) fn already_used() -> Refusal {
+    Refusal::new(Code::ApprovalAlreadyUsed, "The approval was consumed by another execution")
+}
+
+pub(super) fn unavailable(error: LedgerError) -> Refusal {
+    match error {
+        LedgerError::Closed => Refusal::new(Code::ShuttingDown, "The server is stopping").with_retry_after(1),
+        LedgerError::Full | LedgerError::Unavailable | LedgerError::NotOurs => {
+            Refusal::new(Code::LedgerUnavailable, "The ledger cannot store executions now; nothing was executed")
+                .with_retry_after(1)
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Of requests with one nonce at one time, one leads; the others wait for what becomes of it, and do nothing.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openexec_protocol::refusal::{Code, Refusal};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::ledger::Execution;
+
+type Key = (Arc<str>, Box<str>);
+
+/// The executions that run now, by tenant and nonce.
+pub(super) struct Flights {
+    running: Arc<Mutex<HashMap<Key, Arc<Flight>>>>,
+    max_waiters: usize,
+    wait: Duration,
+}
+
+struct Flight {
+    body: Bytes,
+    waiters: AtomicUsize,
+    landed: OnceLock<Verdict>,
+    landing: Notify,
+}
+
+/// What became of the leader.
+#[derive(Clone)]
+pub(super) enum Verdict {
+    /// There is an execution of this nonce.
+    Stored(Arc<Execution>),
+    /// There is none.
+    Refused(Refusal),
+}
+
+/// How a request boards its nonce's flight.
+pub(super) enum Boarding {
+    /// As the one that goes on.
+    Lead(Lead),
+    /// As one that waits.
+    Follow(Follower),
+    /// Not at all: too many wait already.
+    Full,
+}
+
+/// The right to act for a nonce. Whoever drops it without a word leaves its followers with "ask again".
+pub(super) struct Lead {
+    running: Arc<Mutex<HashMap<Key, Arc<Flight>>>>,
+    key: Key,
+    flight: Arc<Flight>,
+}
+
+pub(super) struct Follower {
+    flight: Arc<Flight>,
+    wait: Duration,
+}
+
+impl Flights {
+    pub(super) fn new(max_waiters: usize, wait: Duration) -> Self {
+        Flights { running: Arc::default(), max_waiters, wait }
+    }
+
+    pub(super) fn board(&self, tenant: &Arc<str>, nonce: &str, body: &Bytes) -> Boarding {
+        let key = (tenant.clone(), nonce.into());
+        let mut running = self.running.lock();
+        if let Some(flight) = running.get(&key) {
+            if flight.waiters.fetch_add(1, Ordering::Relaxed) >= self.max_waiters {
+                flight.waiters.fetch_sub(1, Ordering::Relaxed);
+                return Boarding::Full;
+            }
+            return Boarding::Follow(Follower { flight: flight.clone(), wait: self.wait });
+        }
+        let flight = Arc::new(Flight {
+            body: body.clone(),
+            waiters: AtomicUsize::new(0),
+            landed: OnceLock::new(),
+            landing: Notify::new(),
+        });
+        running.insert(key.clone(), flight.clone());
+        drop(running);
+        Boarding::Lead(Lead { running: self.running.clone(), key, flight })
+    }
+}
+
+impl Lead {
+    /// The nonce has an execution now.
+    pub(super) fn settle(self, execution: Arc<Execution>) {
+        self.land(Verdict::Stored(execution));
+    }
+
+    /// It has none, for this reason, which is given back for the leader's own answer.
+    pub(super) fn refuse(self, refusal: Refusal) -> Refusal {
+        self.land(Verdict::Refused(refusal.clone()));
+        refusal
+    }
+
+    fn land(&self, verdict: Verdict) {
+        let first = self.flight.landed.set(verdict).is_ok();
+        debug_assert!(first, "a flight lands once");
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        let _ = self.flight.landed.set(Verdict::Refused(in_flight()));
+        // Landed before it is gone from the map, so nobody who comes later can miss what is stored.
+        self.running.lock().remove(&self.key);
+        self.flight.landing.notify_waiters();
+    }
+}
+
+impl Follower {
+    /// Waits for the leader. A refusal is shared with requests of the same bytes only: the checks of others were never
+    /// made, and they are not made now either, or a crowd could get past the first one's claim.
+    pub(super) async fn verdict(self, body: &Bytes) -> Verdict {
+        let landing = self.flight.landing.notified();
+        if self.flight.landed.get().is_none() && timeout(self.wait, landing).await.is_err() {
+            return Verdict::Refused(in_flight());
+        }
+        match self.flight.landed.get() {
+            Some(Verdict::Refused(_)) if self.flight.body != body => Verdict::Refused(in_flight()),
+            Some(verdict) => verdict.clone(),
+            None => Verdict::Refused(in_flight()),
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.flight.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+pub(super) fn in_flight() -> Refusal {
+    Refusal::new(Code::ExecutionInFlight, "An execution of this nonce is still running: ask again").with_retry_after(1)
+}

@@ -1,0 +1,233 @@
+//! The main listener's paths.
+
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::Utc;
+use futures_util::FutureExt;
+use openexec_protocol::receipt;
+use openexec_protocol::refusal::{Code, Refusal};
+use openexec_protocol::timestamp;
+use pingora::http::{Method, RequestHeader};
+use pingora::protocols::http::ServerSession;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::intake::{self, Body, Bounds};
+use super::{Gate, Report, respond};
+use crate::VERSION;
+use crate::config::{Config, Limits, Mode};
+use crate::listen::{Permits, Service};
+
+/// Bytes of an unread body that are thrown away so that its connection can be used again.
+const SMALL: usize = 64 << 10;
+
+/// Answers the main listener's requests.
+pub struct Front {
+    gate: Arc<Gate>,
+    limits: Limits,
+    mode: &'static str,
+    /// Demo mode by default: a web page must not reach it under a name of its own (DNS rebinding).
+    loopback_names_only: bool,
+    memory: Arc<Permits>,
+}
+
+impl Front {
+    /// In front of this gate.
+    pub fn new(gate: Arc<Gate>, config: &Config) -> Self {
+        Front {
+            gate,
+            limits: config.limits,
+            mode: config.mode.as_str(),
+            loopback_names_only: matches!(config.mode, Mode::Demo { by_name: false }),
+            memory: Permits::new(config.limits.buffered_bytes),
+        }
+    }
+}
+
+#[async_trait]
+impl Service for Front {
+    async fn serve(&self, session: &mut ServerSession) {
+        if self.loopback_names_only && !is_for_loopback(session.req_header()) {
+            let detail = "The Host is not a loopback name, and demo mode by default answers to no other";
+            return refuse(session, Refusal::new(Code::MisdirectedHost, detail)).await;
+        }
+        let header = session.req_header();
+        let (is_post, is_get) =
+            (header.method == Method::POST, header.method == Method::GET || header.method == Method::HEAD);
+        match header.uri.path() {
+            "/execute" if is_post => self.execute(session).await,
+            "/receipts/verify" if is_post => self.verify_receipt(session).await,
+            "/execute" | "/receipts/verify" => not_allowed(session, "POST").await,
+            "/" if is_get => document(session, 200, identity()).await,
+            "/health" if is_get => document(session, 200, json!({"status": "healthy", "mode": self.mode})).await,
+            "/ready" if is_get => self.ready(session).await,
+            "/version" if is_get => document(session, 200, version()).await,
+            "/" | "/health" | "/ready" | "/version" => not_allowed(session, "GET, HEAD").await,
+            _ => refuse(session, Refusal::new(Code::NotFound, "No such path")).await,
+        }
+    }
+}
+
+impl Front {
+    async fn execute(&self, session: &mut ServerSession) {
+        let Some(body) = self.body(session, self.limits.body_bytes).await else { return };
+        let report = AssertUnwindSafe(self.gate.execute(body.bytes.clone())).catch_unwind().await;
+        let Ok(report) = report else {
+            let id = Uuid::new_v4();
+            tracing::error!(%id, "a request ended in a panic");
+            let detail = format!("A defect of this server; its log has more about {id}");
+            return respond::refusal(session, &Refusal::new(Code::InternalError, detail)).await;
+        };
+        log(&report);
+        match report.outcome {
+            Ok(answer) => respond::answer(session, answer).await,
+            Err(refusal) => respond::refusal(session, &refusal).await,
+        }
+    }
+
+    async fn verify_receipt(&self, session: &mut ServerSession) {
+        #[derive(Deserialize)]
+        struct Claim {
+            exec_id: String,
+            result: String,
+            receipt: String,
+        }
+        let Some(body) = self.body(session, self.limits.receipt_body_bytes).await else { return };
+        match serde_json::from_slice::<Claim>(&body.bytes) {
+            Ok(claim) => {
+                let valid = receipt::verify(&claim.exec_id, &claim.result, &claim.receipt);
+                document(session, 200, json!({"valid": valid})).await;
+            }
+            Err(error) => {
+                // serde_json's own text can repeat what was sent.
+                let place = format!("line {}, column {}", error.line(), error.column());
+                let detail = format!("The body must have the strings `exec_id`, `result` and `receipt` (see {place})");
+                respond::refusal(session, &Refusal::new(Code::InvalidRequest, detail)).await;
+            }
+        }
+    }
+
+    async fn ready(&self, session: &mut ServerSession) {
+        let reasons = self.gate.troubles();
+        if reasons.is_empty() {
+            document(session, 200, json!({"ready": true})).await;
+        } else {
+            document(session, 503, json!({"ready": false, "reasons": reasons})).await;
+        }
+    }
+
+    /// The whole body; `None` when the client was told already why not.
+    async fn body(&self, session: &mut ServerSession, bytes: usize) -> Option<Body> {
+        let bounds = Bounds { bytes, time: self.limits.body_time };
+        match intake::read(session, bounds, &self.memory).await {
+            Ok(body) => Some(body),
+            Err(refusal) => {
+                self.gate.metrics.refused(refusal.code);
+                refuse(session, refusal).await;
+                None
+            }
+        }
+    }
+}
+
+/// Refuses a request whose body may not have been read.
+async fn refuse(session: &mut ServerSession, refusal: Refusal) {
+    drain_small(session, &refusal).await;
+    respond::refusal(session, &refusal).await;
+}
+
+async fn not_allowed(session: &mut ServerSession, allow: &'static str) {
+    drain_small(session, &Refusal::new(Code::MethodNotAllowed, "")).await;
+    respond::method_not_allowed(session, allow).await;
+}
+
+/// Reads a small rest of a body away; a large one, or one that is broken, costs the client its connection.
+async fn drain_small(session: &mut ServerSession, refusal: &Refusal) {
+    let broken = matches!(refusal.code, Code::BadHttp | Code::RequestTimeout);
+    let length = session.req_header().headers.get("content-length");
+    let small = length
+        .and_then(|length| length.to_str().ok())
+        .and_then(|digits| digits.parse().ok())
+        .is_some_and(|length: usize| length <= SMALL);
+    let waits = session.req_header().headers.contains_key("expect");
+    if session.is_body_done() || (small && !broken && !waits && session.drain_request_body().await.is_ok()) {
+        return;
+    }
+    session.set_keepalive(None);
+}
+
+async fn document(session: &mut ServerSession, status: u16, document: Value) {
+    respond::document(session, status, "application/json", document.to_string()).await;
+}
+
+fn identity() -> Value {
+    json!({"service": "OpenExec", "status": "running", "version": VERSION})
+}
+
+fn version() -> Value {
+    json!({"version": VERSION, "timestamp": timestamp::print(Utc::now())})
+}
+
+/// `localhost` or a loopback address, with any port.
+fn is_for_loopback(header: &RequestHeader) -> bool {
+    let Some(host) = header.headers.get("host").and_then(|host| host.to_str().ok()) else {
+        return false;
+    };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') && port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+/// One line an execution. The action's name is a registered one; nothing else of the client's is printed.
+fn log(report: &Report) {
+    let (verdict, reason, id) = match &report.outcome {
+        Ok(answer) => (if answer.replayed { "replayed" } else { "executed" }, "", answer.id.as_str()),
+        Err(refusal) => ("refused", refusal.code.as_str(), refusal.execution_id.as_deref().unwrap_or("")),
+    };
+    let micros = |duration: std::time::Duration| duration.as_micros() as u64;
+    tracing::info!(
+        target: "openexec::execution",
+        id,
+        action = report.action.as_deref().unwrap_or(""),
+        verdict,
+        reason,
+        enforcement_us = micros(report.timings.enforcement),
+        ledger_us = micros(report.timings.ledger),
+        upstream_us = micros(report.timings.upstream),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_has_few_names() {
+        let is_loopback = |host: &str| {
+            let mut header = RequestHeader::build("GET", b"/", None).unwrap();
+            header.insert_header("Host", host).unwrap();
+            is_for_loopback(&header)
+        };
+        for host in ["localhost", "LOCALHOST:5000", "127.0.0.1", "127.1.2.3:80", "[::1]", "[::1]:5000"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "",
+            "example.com",
+            "localhost.example.com",
+            "127.0.0.1.example.com",
+            "10.0.0.1:5000",
+            "[::2]:1",
+            "localhost:x",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

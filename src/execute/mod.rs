@@ -1,0 +1,314 @@
+//! The order in which a request is let through. It is written once, here; the steps are files beside this one, and do
+//! not know each other.
+//!
+//! ```text
+//! front → intake → parse → authenticate → flight (one leads, duplicates wait)
+//!       → authorise → dispatch (pure) → claim + record in one commit
+//!       → authorise → claim (INTENT) → dispatch (effect) → record       → respond
+//! ```
+//!
+//! Whatever refuses behind `authenticate` looks the nonce up before it says so: a stored answer beats the refusal.
+
+mod authenticate;
+mod authorise;
+mod claim;
+pub mod dispatch;
+mod flight;
+pub mod front;
+mod intake;
+mod record;
+mod replay;
+pub mod respond;
+
+use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use bytes::Bytes;
+use openexec_protocol::canonical;
+use openexec_protocol::refusal::{Code, Refusal};
+use openexec_protocol::request::Request;
+
+use self::authenticate::Authenticator;
+use self::authorise::Policy;
+use self::flight::{Boarding, Flights, Lead, Verdict};
+use self::respond::Answer;
+use crate::clock::Clock;
+use crate::config::{Config, OnMismatch};
+use crate::ledger::{Claimed, Ledger, LedgerError, Outcome};
+use crate::listen::{Permit, Permits};
+use crate::metrics::{Metrics, Timings};
+use crate::registry::{Dispatch, Effect, Handler, Registry};
+use crate::shutdown::Phase;
+
+/// Everything that a decision depends on.
+pub struct Gate {
+    authenticator: Authenticator,
+    policy: Policy,
+    registry: Registry,
+    clock: Arc<dyn Clock>,
+    ledger: OnceLock<Arc<dyn Ledger>>,
+    flights: Flights,
+    in_flight: Arc<Permits>,
+    on_mismatch: OnMismatch,
+    json: canonical::Limits,
+    metrics: Arc<Metrics>,
+    phase: Arc<Phase>,
+}
+
+/// What came of one request, for the answer, the log and the metrics.
+pub struct Report {
+    /// The answer, or the reason for a no.
+    pub outcome: Result<Answer, Refusal>,
+    /// The action's name, once it is known to be a registered one.
+    pub action: Option<String>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+impl Gate {
+    /// Without a ledger: until [`Gate::set_ledger`] everything authentic is a 503.
+    pub fn new(
+        config: &Config,
+        registry: Registry,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        phase: Arc<Phase>,
+    ) -> Arc<Self> {
+        let allowed: Option<HashSet<String>> = config.allowed_actions.clone();
+        Arc::new(Gate {
+            authenticator: Authenticator::new(&config.mode),
+            policy: Policy { allowed, clock_skew: config.clock_skew },
+            registry,
+            clock,
+            ledger: OnceLock::new(),
+            flights: Flights::new(config.replay.waiters, config.replay.wait),
+            in_flight: Permits::new(config.limits.in_flight),
+            on_mismatch: config.replay.on_mismatch,
+            json: config.limits.json,
+            metrics,
+            phase,
+        })
+    }
+
+    /// Opens the gate.
+    pub fn set_ledger(&self, ledger: Arc<dyn Ledger>) {
+        let first = self.ledger.set(ledger).is_ok();
+        debug_assert!(first, "a gate has one ledger");
+    }
+
+    /// The ledger, once it is there.
+    pub fn ledger(&self) -> Option<&Arc<dyn Ledger>> {
+        self.ledger.get()
+    }
+
+    /// Executions that run now.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.taken()
+    }
+
+    /// The variable without which nothing can be approved.
+    pub fn not_configured(&self) -> Option<&'static str> {
+        self.authenticator.missing()
+    }
+
+    /// Why this server is of no use now; empty when it is.
+    pub fn troubles(&self) -> Vec<&'static str> {
+        let ledger = match self.ledger() {
+            None => Some("ledger_checking"),
+            Some(ledger) => ledger.trouble(),
+        };
+        let stopping = self.phase.is_stopping().then_some("shutting_down");
+        let unconfigured = self.not_configured().map(|_| "not_configured");
+        [stopping, unconfigured, ledger].into_iter().flatten().collect()
+    }
+
+    /// Decides about one body, and executes what it asks for.
+    pub async fn execute(self: &Arc<Self>, body: Bytes) -> Report {
+        let started = Instant::now();
+        let mut timings = Timings::default();
+        let mut action = None;
+        let outcome = self.decide(body, &mut action, &mut timings).await;
+        timings.enforcement = started.elapsed().saturating_sub(timings.ledger + timings.upstream);
+        match &outcome {
+            Ok(answer) if answer.replayed => self.metrics.replayed(),
+            Ok(_) => self.metrics.executed(timings),
+            Err(refusal) => self.metrics.refused(refusal.code),
+        }
+        Report { outcome, action, timings }
+    }
+
+    async fn decide(
+        self: &Arc<Self>,
+        body: Bytes,
+        action: &mut Option<String>,
+        timings: &mut Timings,
+    ) -> Result<Answer, Refusal> {
+        let request =
+            Request::parse(&body, self.json).map_err(|error| Refusal::new(Code::InvalidRequest, error.to_string()))?;
+        let handler = self.registry.get(request.action());
+        if handler.is_some() {
+            *action = Some(request.action().to_owned());
+        }
+        let authenticated = match self.authenticator.authenticate(&request) {
+            Ok(authenticated) => authenticated,
+            Err(_) if handler.is_none() => return Err(dispatch::unknown_action(request.action())),
+            Err(refusal) => return Err(refusal),
+        };
+        match self.flights.board(authenticated.tenant(), request.nonce(), &body) {
+            Boarding::Full => Err(flight::in_flight()),
+            Boarding::Follow(follower) => match follower.verdict(&body).await {
+                Verdict::Stored(execution) => replay::answer(&execution, &request, self.on_mismatch),
+                Verdict::Refused(refusal) => Err(refusal),
+            },
+            Boarding::Lead(lead) => {
+                let Some(permit) = self.in_flight.take() else {
+                    let refusal = Refusal::new(Code::Overloaded, "Too many executions at once").with_retry_after(1);
+                    return Err(lead.refuse(refusal));
+                };
+                self.metrics.in_flight(self.in_flight());
+                let run = Run { gate: self.clone(), request, authenticated, lead, _permit: permit };
+                let (outcome, spent) = match handler {
+                    Some(Handler::Effect(effect)) => run.detached(effect.clone()).await,
+                    Some(Handler::Pure(pure)) => run.pure(*pure).await,
+                    None => run.unknown().await,
+                };
+                self.metrics.in_flight(self.in_flight());
+                *timings = spent;
+                outcome
+            }
+        }
+    }
+}
+
+/// One execution on its way: it holds the nonce's flight and a permit, and ends whether or not its client listens.
+struct Run {
+    gate: Arc<Gate>,
+    request: Request,
+    authenticated: authenticate::Authenticated,
+    lead: Lead,
+    _permit: Permit,
+}
+
+impl Run {
+    /// No such action; but one that was removed must not make a client do it again elsewhere.
+    async fn unknown(self) -> (Result<Answer, Refusal>, Timings) {
+        let mut timings = Timings::default();
+        let refusal = dispatch::unknown_action(self.request.action());
+        let outcome = self.stored_or(refusal, &mut timings).await;
+        (outcome, timings)
+    }
+
+    /// An action without effects: computed first, then claimed and recorded in one commit.
+    async fn pure(self, compute: crate::registry::Pure) -> (Result<Answer, Refusal>, Timings) {
+        let mut timings = Timings::default();
+        let prepared = self.gate.ledger_or_refusal().and_then(|ledger| {
+            let approved = self.authorise(ledger.fence())?;
+            let result = compute(self.request.payload()).map_err(Refusal::from)?;
+            let id = claim::new_id();
+            let done = record::done(&id, 200, &result);
+            Ok((ledger, claim::new_execution(id, &approved, self.gate.clock.now()), done))
+        });
+        let (ledger, new, done) = match prepared {
+            Ok(prepared) => prepared,
+            Err(refusal) => return (self.stored_or(refusal, &mut timings).await, timings),
+        };
+        let asked = Instant::now();
+        let claimed = ledger.claim(new, Some(done)).await;
+        timings.ledger = asked.elapsed();
+        let outcome = match claimed {
+            Ok(Claimed::New(_, execution)) => {
+                let answer = Answer::fresh(&execution);
+                self.lead.settle(execution);
+                answer
+            }
+            other => self.not_claimed(other),
+        };
+        (outcome, timings)
+    }
+
+    /// An action with effects, in a task of its own.
+    async fn detached(self, effect: Arc<dyn Effect>) -> (Result<Answer, Refusal>, Timings) {
+        tokio::spawn(self.effect(effect)).await.unwrap_or_else(|_| {
+            tracing::error!("an execution ended in a panic");
+            let refusal = Refusal::new(Code::InternalError, "A defect of this server; the outcome is in its ledger");
+            (Err(refusal), Timings::default())
+        })
+    }
+
+    async fn effect(self, effect: Arc<dyn Effect>) -> (Result<Answer, Refusal>, Timings) {
+        let mut timings = Timings::default();
+        let prepared = self.gate.ledger_or_refusal().and_then(|ledger| {
+            let approved = self.authorise(ledger.fence())?;
+            let new = claim::new_execution(claim::new_id(), &approved, self.gate.clock.now());
+            Ok((ledger, claim::with_payload(new, &approved)))
+        });
+        let (ledger, new) = match prepared {
+            Ok(prepared) => prepared,
+            Err(refusal) => return (self.stored_or(refusal, &mut timings).await, timings),
+        };
+        let asked = Instant::now();
+        let claimed = ledger.claim(new, None).await;
+        timings.ledger = asked.elapsed();
+        let (claim, intent) = match claimed {
+            Ok(Claimed::New(claim, intent)) => (claim, intent),
+            other => return (self.not_claimed(other), timings),
+        };
+        let dispatch = Dispatch { execution_id: intent.id.clone(), payload: self.request.payload().clone() };
+        let dispatched = Instant::now();
+        // In a task of its own: a panic there must not keep the outcome from being recorded.
+        let outcome = tokio::spawn(async move { effect.run(dispatch).await }).await.unwrap_or(Outcome::Unknown);
+        timings.upstream = dispatched.elapsed();
+        let asked = Instant::now();
+        let execution = record::settle(&*ledger, claim, outcome, &intent).await;
+        timings.ledger += asked.elapsed();
+        let answer = Answer::fresh(&execution);
+        self.lead.settle(execution);
+        (answer, timings)
+    }
+
+    fn authorise(&self, fence: Option<chrono::DateTime<chrono::Utc>>) -> Result<authorise::Approved<'_>, Refusal> {
+        if self.gate.phase.is_draining() {
+            return Err(Refusal::new(Code::ShuttingDown, "The server is stopping").with_retry_after(1));
+        }
+        authorise::authorise(&self.authenticated, &self.request, &self.gate.policy, self.gate.clock.now(), fence)
+    }
+
+    /// The stored answer of this nonce if there is one, else the refusal.
+    async fn stored_or(self, refusal: Refusal, timings: &mut Timings) -> Result<Answer, Refusal> {
+        let ledger = match self.gate.ledger_or_refusal() {
+            Ok(ledger) => ledger,
+            Err(unavailable) => return Err(self.lead.refuse(unavailable)),
+        };
+        let asked = Instant::now();
+        let found = ledger.look_up(self.authenticated.tenant(), self.request.nonce()).await;
+        timings.ledger = asked.elapsed();
+        match found {
+            Ok(Some(execution)) => {
+                let answer = replay::answer(&execution, &self.request, self.gate.on_mismatch);
+                self.lead.settle(execution);
+                answer
+            }
+            Ok(None) => Err(self.lead.refuse(refusal)),
+            Err(error) => Err(self.lead.refuse(claim::unavailable(error))),
+        }
+    }
+
+    fn not_claimed(self, claimed: Result<Claimed, LedgerError>) -> Result<Answer, Refusal> {
+        match claimed {
+            Ok(Claimed::Known(execution)) => {
+                let answer = replay::answer(&execution, &self.request, self.gate.on_mismatch);
+                self.lead.settle(execution);
+                answer
+            }
+            Ok(Claimed::New(..) | Claimed::ApprovalUsed) => Err(self.lead.refuse(claim::already_used())),
+            Err(error) => Err(self.lead.refuse(claim::unavailable(error))),
+        }
+    }
+}
+
+impl Gate {
+    fn ledger_or_refusal(&self) -> Result<Arc<dyn Ledger>, Refusal> {
+        self.ledger().cloned().ok_or_else(|| claim::unavailable(LedgerError::Unavailable))
+    }
+}

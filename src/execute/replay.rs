@@ -1,0 +1,21 @@
+//! A request whose nonce is known gets what is stored, and causes nothing.
+
+use openexec_protocol::refusal::{Code, Refusal};
+use openexec_protocol::request::Request;
+
+use super::respond::{Answer, outcome_unknown};
+use crate::config::OnMismatch;
+use crate::ledger::{Execution, Outcome, State};
+
+/// The stored answer, if it is this request's.
+pub(super) fn answer(execution: &Execution, request: &Request, on_mismatch: OnMismatch) -> Result<Answer, Refusal> {
+    if execution.action_hash != request.action_hash().as_str() && on_mismatch == OnMismatch::Reject {
+        return Err(Refusal::new(Code::NonceReused, "The nonce belongs to a different request"));
+    }
+    match &execution.state {
+        State::Settled(Outcome::Done(done)) => Ok(Answer::of(execution, done, true)),
+        State::Settled(Outcome::NotExecuted { status }) => Err(super::respond::not_executed(execution, *status)),
+        // Whoever asks here leads its nonce's flight: an INTENT that is not in flight was left by something that died.
+        State::Intent | State::Settled(Outcome::Unknown) => Err(outcome_unknown(execution, 409)),
+    }
+}

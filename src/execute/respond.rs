@@ -1,0 +1,150 @@
+//! The one place where outcomes become HTTP.
+
+use bytes::Bytes;
+use openexec_protocol::canonical::CanonicalText;
+use openexec_protocol::refusal::{Code, Refusal};
+use pingora::http::{Method, ResponseHeader};
+use pingora::protocols::http::ServerSession;
+
+use crate::ledger::{Done, Execution, Outcome, State};
+
+/// A stored result on its way to a client.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The execution.
+    pub id: String,
+    /// Whether it was stored before this request came.
+    pub replayed: bool,
+    status: u16,
+    receipt: String,
+    body: Bytes,
+}
+
+impl Answer {
+    pub(super) fn of(execution: &Execution, done: &Done, replayed: bool) -> Self {
+        let Done { status, result, receipt } = done;
+        let (id, action) = (&execution.id, CanonicalText::string(&execution.action));
+        let action = action.as_str();
+        let body = [
+            r#"{"id":""#,
+            id,
+            r#"","action":"#,
+            action,
+            r#","result":"#,
+            result,
+            r#","approved":true,"receipt":""#,
+            receipt,
+            r#""}"#,
+        ];
+        Answer { id: id.clone(), replayed, status: *status, receipt: receipt.clone(), body: body.concat().into() }
+    }
+
+    /// What the request that executed it is told.
+    pub(super) fn fresh(execution: &Execution) -> Result<Self, Refusal> {
+        match &execution.state {
+            State::Settled(Outcome::Done(done)) => Ok(Answer::of(execution, done, false)),
+            State::Settled(Outcome::NotExecuted { status }) => Err(not_executed(execution, *status)),
+            State::Intent | State::Settled(Outcome::Unknown) => Err(outcome_unknown(execution, 504)),
+        }
+    }
+}
+
+pub(super) fn not_executed(execution: &Execution, status: u16) -> Refusal {
+    let detail = "It is certain that the action was not executed; its nonce and approval stay used";
+    Refusal::new(Code::NotExecuted, detail).with_status(status).with_execution(&execution.id)
+}
+
+pub(super) fn outcome_unknown(execution: &Execution, status: u16) -> Refusal {
+    let detail = "The action was dispatched, and whether it happened cannot be known: look for the execution id where \
+                  the action has its effects, and do not send it again under another nonce before that";
+    Refusal::new(Code::OutcomeUnknown, detail).with_status(status).with_execution(&execution.id)
+}
+
+/// Sends a result.
+pub async fn answer(session: &mut ServerSession, answer: Answer) {
+    let replayed = if answer.replayed { "true" } else { "false" };
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("OpenExec-Execution-Id", &answer.id),
+        ("OpenExec-Receipt", &answer.receipt),
+        ("OpenExec-Replayed", replayed),
+    ];
+    send(session, answer.status, &headers, answer.body).await;
+}
+
+/// Sends a refusal. The connection stays usable unless the request on it was not read to its end.
+pub async fn refusal(session: &mut ServerSession, refusal: &Refusal) {
+    let retry_after = refusal.retry_after.map(|seconds| seconds.to_string());
+    let mut headers = vec![("Content-Type", PROBLEM)];
+    if let Some(seconds) = &retry_after {
+        headers.push(("Retry-After", seconds));
+    }
+    if let Some(id) = &refusal.execution_id {
+        headers.push(("OpenExec-Execution-Id", id));
+    }
+    send(session, refusal.status, &headers, problem(refusal).into()).await;
+}
+
+/// Sends a refusal that says which methods there are.
+pub async fn method_not_allowed(session: &mut ServerSession, allow: &'static str) {
+    let refusal = Refusal::new(Code::MethodNotAllowed, format!("Only {allow} here"));
+    let headers = [("Content-Type", PROBLEM), ("Allow", allow)];
+    send(session, refusal.status, &headers, problem(&refusal).into()).await;
+}
+
+/// Sends a document.
+pub async fn document(session: &mut ServerSession, status: u16, content_type: &str, body: impl Into<Bytes>) {
+    send(session, status, &[("Content-Type", content_type), ("Cache-Control", "no-store")], body.into()).await;
+}
+
+const PROBLEM: &str = "application/problem+json";
+
+/// A client that is gone, or does not read, gets nothing: what was decided is decided all the same.
+async fn send(session: &mut ServerSession, status: u16, headers: &[(&'static str, &str)], body: Bytes) {
+    let header = ResponseHeader::build(status, Some(headers.len() + 4)).and_then(|mut header| {
+        for (name, value) in headers {
+            header.insert_header(*name, *value)?;
+        }
+        header.insert_header("Content-Length", body.len())?;
+        Ok(header)
+    });
+    let header = header.expect("statuses and header values are ours");
+    let to_head = session.req_header().method == Method::HEAD;
+    if session.write_response_header(Box::new(header)).await.is_err() || to_head {
+        return;
+    }
+    let _ = session.write_response_body(body, true).await;
+}
+
+/// A refusal as bytes, for a connection on which no request could be read.
+pub fn raw(refusal: &Refusal) -> Vec<u8> {
+    let body = problem(refusal);
+    let retry_after = refusal.retry_after.map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
+    let (status, title, length) = (refusal.status, refusal.code.title(), body.len());
+    format!(
+        "HTTP/1.1 {status} {title}\r\nContent-Type: {PROBLEM}\r\nContent-Length: {length}\r\n{retry_after}\
+         Connection: close\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+/// RFC 9457. `detail` is where a 0.2.0 client looks.
+fn problem(refusal: &Refusal) -> String {
+    let mut problem = serde_json::json!({
+        "type": format!("urn:openexec:refusal:{}", refusal.code),
+        "title": refusal.code.title(),
+        "status": refusal.status,
+        "detail": refusal.detail,
+        "code": refusal.code.as_str(),
+    });
+    if let Some(id) = &refusal.execution_id {
+        problem["execution_id"] = id.as_str().into();
+    }
+    if let Some(receipt) = &refusal.receipt {
+        problem["receipt"] = receipt.as_str().into();
+    }
+    if let Some(seconds) = refusal.retry_after {
+        problem["retry_after"] = seconds.into();
+    }
+    problem.to_string()
+}

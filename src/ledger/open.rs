@@ -1,0 +1,86 @@
+//! From configuration to a ledger, in two steps: what can be refused at once, and what may take long.
+
+use std::sync::Arc;
+
+use chrono::{TimeDelta, Utc};
+
+use super::sqlite::{OpenError, OpenFile};
+use super::{Cached, Ledger, Memory};
+use crate::config::ledger::{FencePolicy, LedgerConfig};
+use crate::metrics::Metrics;
+
+/// A ledger that may be used, and is not started yet.
+pub enum Opening {
+    /// `memory:`
+    Memory {
+        /// Its bound.
+        max_bytes: usize,
+        /// See [`FencePolicy`].
+        fence: FencePolicy,
+    },
+    /// A file, locked for this process.
+    Sqlite {
+        /// The file.
+        file: Box<OpenFile>,
+        /// Bytes for finished answers.
+        cache_bytes: usize,
+    },
+}
+
+/// Takes the ledger that is configured.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open(config: &LedgerConfig) -> Result<Opening, OpenError> {
+    Ok(match config {
+        LedgerConfig::Memory { max_bytes, fence } => Opening::Memory { max_bytes: *max_bytes, fence: *fence },
+        LedgerConfig::Sqlite(sqlite) => {
+            Opening::Sqlite { file: Box::new(OpenFile::open(sqlite.clone())?), cache_bytes: sqlite.cache_bytes }
+        }
+    })
+}
+
+impl Opening {
+    /// Whether ClawShield mode ever used it.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn served_clawshield(&self) -> Result<bool, OpenError> {
+        match self {
+            Opening::Memory { .. } => Ok(false),
+            Opening::Sqlite { file, .. } => file.served_clawshield(),
+        }
+    }
+
+    /// Whether [`Opening::start`] will read the whole file first.
+    pub fn needs_check(&self) -> bool {
+        match self {
+            Opening::Memory { .. } => false,
+            Opening::Sqlite { file, .. } => file.needs_check(),
+        }
+    }
+
+    /// Checks the file where that is needed, and starts.
+    ///
+    /// `memory:` in ClawShield mode is fenced: it has forgotten what an earlier process executed.
+    ///
+    /// # Errors
+    /// Corruption, or a disk that does not take it.
+    pub fn start(
+        self,
+        clawshield: bool,
+        skew: TimeDelta,
+        metrics: Arc<Metrics>,
+        on_fatal: Box<dyn Fn(&rusqlite::Error) + Send>,
+    ) -> Result<Arc<dyn Ledger>, OpenError> {
+        Ok(match self {
+            Opening::Memory { max_bytes, fence } => {
+                let fenced = clawshield || fence == FencePolicy::Always;
+                Arc::new(Memory::new(max_bytes, fenced.then(|| Utc::now() + skew)))
+            }
+            Opening::Sqlite { file, cache_bytes } => {
+                Arc::new(Cached::new(file.start(clawshield, skew, metrics, on_fatal)?, cache_bytes))
+            }
+        })
+    }
+}

@@ -1,0 +1,251 @@
+//! The embedded ledger: one SQLite file, one writer thread, readers beside it.
+
+mod file;
+mod keeper;
+mod row;
+mod schema;
+mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use openexec_protocol::timestamp;
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension, params};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use self::keeper::Keeper;
+use self::writer::{Job, OnFatal, Progress, Writer};
+use super::{Claim, Claimed, Done, Execution, Ledger, LedgerError, NewExecution, Outcome, fence};
+use crate::config::ledger::{FencePolicy, SqliteConfig};
+use crate::metrics::Metrics;
+
+pub use file::OpenError;
+
+/// The first SQLite without the bug that could corrupt a WAL file when several connections check-point.
+const MIN_SQLITE_VERSION: i32 = 3_051_003;
+/// Connections that look things up.
+const READERS: usize = 2;
+
+/// A ledger file that is ours, locked, and understood; not yet checked.
+pub struct OpenFile {
+    connection: Connection,
+    config: SqliteConfig,
+    lock: file::Lock,
+    ledger_id: String,
+    is_new: bool,
+    was_clean: bool,
+}
+
+/// The ledger at work.
+pub struct Sqlite {
+    jobs: mpsc::Sender<Job>,
+    readers: Arc<[Mutex<Connection>]>,
+    progress: Arc<Progress>,
+    keeper: Mutex<Option<Keeper>>,
+    fence: Option<DateTime<Utc>>,
+    _lock: file::Lock,
+}
+
+impl OpenFile {
+    /// Takes the file, or makes it.
+    ///
+    /// # Errors
+    /// See [`OpenError`]: each says what to do.
+    pub fn open(config: SqliteConfig) -> Result<Self, OpenError> {
+        if rusqlite::version_number() < MIN_SQLITE_VERSION {
+            return Err(OpenError::OldSqlite(rusqlite::version()));
+        }
+        let (lock, exists) = file::take(&config)?;
+        let connection = file::connect(&config.path)?;
+        let is_new = !exists || file::is_empty(&connection)?;
+        if is_new {
+            create(&connection)?;
+        } else {
+            file::recognise(&connection, &config.path)?;
+        }
+        let ledger_id = meta(&connection, "ledger_id")?.ok_or(OpenError::Incomplete)?;
+        let was_clean = is_new || meta(&connection, "clean")?.as_deref() == Some("1");
+        Ok(OpenFile { connection, config, lock, ledger_id, is_new, was_clean })
+    }
+
+    /// Whether ClawShield mode ever used it.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn served_clawshield(&self) -> Result<bool, OpenError> {
+        Ok(meta(&self.connection, "served_clawshield")?.as_deref() == Some("1"))
+    }
+
+    /// Whether the last process ended without closing it, so that [`OpenFile::start`] reads all of it first.
+    pub fn needs_check(&self) -> bool {
+        !self.was_clean
+    }
+
+    /// Checks what must be checked, raises the fence where it must be raised, and starts to write.
+    ///
+    /// # Errors
+    /// Corruption, or a disk that does not take it.
+    pub fn start(
+        self,
+        clawshield: bool,
+        skew: TimeDelta,
+        metrics: Arc<Metrics>,
+        on_fatal: OnFatal,
+    ) -> Result<Sqlite, OpenError> {
+        if self.needs_check() {
+            file::quick_check(&self.connection)?;
+        }
+        let (connection, config) = (self.connection, self.config);
+        let (last_seq, newest_row) = newest(&connection)?;
+        let fence = raise_fence(&connection, &config, &self.ledger_id, self.is_new, last_seq, newest_row, skew)?;
+        let abandoned = connection.execute(schema::ABANDON, [])?;
+        if abandoned > 0 {
+            tracing::warn!(executions = abandoned, "an earlier process died while they ran: their outcome is unknown");
+        }
+        if clawshield {
+            set_meta(&connection, "served_clawshield", "1")?;
+        }
+        set_meta(&connection, "clean", "0")?;
+        let progress = Arc::new(Progress::default());
+        progress.last_seq.store(last_seq, Ordering::Release);
+        let keeper = Keeper::start(config.anchor.clone(), self.ledger_id, progress.clone())?;
+        let readers = (0..READERS).map(|_| file::connect_reader(&config.path).map(Mutex::new));
+        let readers = readers.collect::<Result<_, _>>()?;
+        let (jobs, queue) = mpsc::channel();
+        let writer = Writer { connection, progress: progress.clone(), metrics, on_fatal };
+        std::thread::Builder::new()
+            .name("ledger".to_owned())
+            .spawn(move || writer.run(&queue))
+            .map_err(OpenError::Thread)?;
+        Ok(Sqlite { jobs, readers, progress, keeper: Mutex::new(Some(keeper)), fence, _lock: self.lock })
+    }
+}
+
+fn create(connection: &Connection) -> Result<(), OpenError> {
+    let ledger_id = Uuid::new_v4().to_string();
+    connection.execute_batch(&format!(
+        "BEGIN IMMEDIATE;
+         {}
+         INSERT INTO meta VALUES ('ledger_id', '{ledger_id}');
+         PRAGMA application_id = {};
+         PRAGMA user_version = {};
+         COMMIT;",
+        schema::CREATE,
+        schema::APPLICATION_ID,
+        schema::SCHEMA_VERSION
+    ))?;
+    Ok(())
+}
+
+fn newest(connection: &Connection) -> Result<(i64, Option<DateTime<Utc>>), OpenError> {
+    let row = connection
+        .query_row("SELECT seq, claimed_at FROM executions ORDER BY seq DESC LIMIT 1", [], |row| {
+            Ok((row.get(0)?, row.get::<_, String>(1)?))
+        })
+        .optional()?;
+    Ok(row.map_or((0, None), |(seq, time)| (seq, timestamp::parse(&time))))
+}
+
+/// The fence is stored before the anchor is ever rewritten, or a crash between the two would hide the reason for it.
+fn raise_fence(
+    connection: &Connection,
+    config: &SqliteConfig,
+    ledger_id: &str,
+    is_new: bool,
+    last_seq: i64,
+    newest_row: Option<DateTime<Utc>>,
+    skew: TimeDelta,
+) -> Result<Option<DateTime<Utc>>, OpenError> {
+    let anchor = match super::Anchor::read(&config.anchor) {
+        Ok(anchor) => Ok(anchor),
+        Err(e) if e.kind() == std::io::ErrorKind::InvalidData || e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Err(())
+        }
+        Err(e) => return Err(OpenError::Anchor(config.anchor.clone(), e)),
+    };
+    let fence = meta(connection, "fence")?.and_then(|text| timestamp::parse(&text));
+    let findings = fence::Findings { ledger_id, is_new, last_seq, newest_row, fence, anchor };
+    let (fence, reason) = fence::raise(&findings, config.fence == FencePolicy::Always, Utc::now(), skew);
+    if let (Some(fence), Some(reason)) = (fence, reason) {
+        set_meta(connection, "fence", &timestamp::print(fence))?;
+        tracing::warn!(%fence, %reason, "approvals issued before the fence are refused");
+    } else if is_new {
+        tracing::info!(path = %config.path.display(), "a new ledger, unfenced");
+    }
+    Ok(fence)
+}
+
+fn meta(connection: &Connection, key: &str) -> Result<Option<String>, OpenError> {
+    Ok(connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()?)
+}
+
+fn set_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    connection.execute("INSERT INTO meta VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2", [key, value])?;
+    Ok(())
+}
+
+/// The last thing that is written: the next start need not check the file.
+fn mark_clean(connection: &Connection) -> rusqlite::Result<()> {
+    set_meta(connection, "clean", "1")?;
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+#[async_trait]
+impl Ledger for Sqlite {
+    async fn look_up(&self, tenant: &str, nonce: &str) -> Result<Option<Arc<Execution>>, LedgerError> {
+        let (readers, tenant, nonce) = (self.readers.clone(), tenant.to_owned(), nonce.to_owned());
+        let found = tokio::task::spawn_blocking(move || {
+            let reader = readers.iter().find_map(|reader| reader.try_lock());
+            let reader = reader.unwrap_or_else(|| readers[0].lock());
+            let mut look_up = reader.prepare_cached(schema::LOOK_UP)?;
+            look_up.query_row(params![tenant, nonce], row::execution).optional()
+        });
+        match found.await {
+            Ok(Ok(found)) => Ok(found.map(Arc::new)),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the ledger could not be read");
+                Err(LedgerError::Unavailable)
+            }
+            Err(_) => Err(LedgerError::Closed),
+        }
+    }
+
+    async fn claim(&self, new: NewExecution, result: Option<Done>) -> Result<Claimed, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job::Claim(Box::new(new), result, reply)).map_err(|_| LedgerError::Closed)?;
+        answer.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    async fn record(&self, claim: Claim, outcome: Outcome) -> Result<Arc<Execution>, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job::Record(claim, outcome, reply)).map_err(|_| LedgerError::Closed)?;
+        answer.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    fn fence(&self) -> Option<DateTime<Utc>> {
+        self.fence
+    }
+
+    fn trouble(&self) -> Option<&'static str> {
+        self.progress.full.load(Ordering::Relaxed).then_some("ledger_full")
+    }
+
+    async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.jobs.send(Job::Close(done)).is_ok() {
+            let _ = closed.await;
+        }
+        if let Some(keeper) = self.keeper.lock().take() {
+            keeper.stop();
+        }
+    }
+}
+
+/// How often the anchor follows the ledger under load.
+const ANCHOR_PERIOD: Duration = Duration::from_secs(1);

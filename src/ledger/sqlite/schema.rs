@@ -1,0 +1,58 @@
+//! The tables. A person opens them with `sqlite3 -readonly openexec.db` and can read them: plain columns, times in
+//! ISO 8601, results as text.
+
+/// `PRAGMA application_id`: "OPEX".
+pub(super) const APPLICATION_ID: i32 = 0x4f50_4558;
+/// `PRAGMA user_version`: a newer one is refused.
+pub(super) const SCHEMA_VERSION: i32 = 1;
+
+pub(super) const CREATE: &str = "
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE executions (
+    seq                INTEGER PRIMARY KEY,
+    id                 TEXT NOT NULL,
+    tenant             TEXT NOT NULL,
+    nonce              TEXT NOT NULL,
+    action             TEXT NOT NULL,
+    action_hash        TEXT NOT NULL,
+    state              TEXT NOT NULL CHECK (state IN ('INTENT', 'DONE', 'NOT_EXECUTED', 'UNKNOWN')),
+    claimed_at         TEXT NOT NULL,
+    settled_at         TEXT,
+    approval_id        TEXT,
+    signed_text_sha256 TEXT,
+    claim_token        INTEGER,
+    payload            TEXT,
+    status             INTEGER,
+    receipt            TEXT,
+    result             TEXT
+) STRICT;
+
+CREATE UNIQUE INDEX executions_id ON executions (id);
+CREATE UNIQUE INDEX executions_nonce ON executions (tenant, nonce);
+CREATE UNIQUE INDEX executions_approval ON executions (tenant, approval_id) WHERE approval_id IS NOT NULL;
+CREATE UNIQUE INDEX executions_signed_text ON executions (signed_text_sha256) WHERE signed_text_sha256 IS NOT NULL;
+CREATE INDEX executions_unsettled ON executions (seq) WHERE state IN ('INTENT', 'UNKNOWN');
+";
+
+/// Conflicts are no error: the caller finds out which it was.
+pub(super) const CLAIM: &str = "
+INSERT INTO executions (id, tenant, nonce, action, action_hash, state, claimed_at, settled_at,
+                        approval_id, signed_text_sha256, claim_token, payload, status, receipt, result)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+ON CONFLICT DO NOTHING";
+
+pub(super) const LOOK_UP: &str = "
+SELECT id, action, action_hash, state, status, receipt, result FROM executions WHERE tenant = ?1 AND nonce = ?2";
+
+/// The compare-and-set: nobody settles what another settled.
+pub(super) const SETTLE: &str = "
+UPDATE executions SET state = ?3, settled_at = ?4, status = ?5, receipt = ?6, result = ?7
+WHERE id = ?1 AND claim_token = ?2 AND state = 'INTENT'
+RETURNING id, action, action_hash, state, status, receipt, result";
+
+/// What an earlier process left: whether it happened cannot be known.
+pub(super) const ABANDON: &str = "UPDATE executions SET state = 'UNKNOWN' WHERE state = 'INTENT'";

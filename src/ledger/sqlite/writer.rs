@@ -1,0 +1,279 @@
+//! The one writer: drains its queue, commits once for all, then wakes everyone (group commit).
+//!
+//! The sync is what a commit costs, and 64 executions share it. A delay to gather more was rejected: while one commit
+//! runs the next batch gathers by itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+use chrono::Utc;
+use openexec_protocol::timestamp;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Statement, params};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{row, schema};
+use crate::ledger::{Claim, Claimed, Done, Execution, LedgerError, NewExecution, Outcome, State};
+use crate::metrics::Metrics;
+
+/// Jobs of one commit, at most.
+const MAX_BATCH: usize = 1_024;
+
+/// Something to write, with whom to tell.
+pub(super) enum Job {
+    Claim(Box<NewExecution>, Option<Done>, oneshot::Sender<Result<Claimed, LedgerError>>),
+    Record(Claim, Outcome, oneshot::Sender<Result<Arc<Execution>, LedgerError>>),
+    Close(oneshot::Sender<()>),
+}
+
+/// What the writer lets others see.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// The newest row that is durable.
+    pub(super) last_seq: AtomicI64,
+    /// The last commit found no room.
+    pub(super) full: AtomicBool,
+}
+
+/// What the process must die of: after it nobody knows what the file holds.
+pub(super) type OnFatal = Box<dyn Fn(&rusqlite::Error) + Send>;
+
+/// Told after the commit, and only what the commit made true.
+enum Told {
+    Claim(oneshot::Sender<Result<Claimed, LedgerError>>, Result<Claimed, LedgerError>),
+    Record(oneshot::Sender<Result<Arc<Execution>, LedgerError>>, Result<Arc<Execution>, LedgerError>),
+}
+
+pub(super) struct Writer {
+    pub(super) connection: Connection,
+    pub(super) progress: Arc<Progress>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) on_fatal: OnFatal,
+}
+
+impl Writer {
+    /// Runs until it is told to close, or nobody is left to tell it anything.
+    pub(super) fn run(self, jobs: &Receiver<Job>) {
+        let mut done = match Statements::prepare(&self.connection) {
+            Ok(statements) => self.serve(jobs, statements),
+            Err(error) => {
+                (self.on_fatal)(&error);
+                None
+            }
+        };
+        if let Err(error) = super::mark_clean(&self.connection) {
+            tracing::error!(%error, "the ledger was not closed cleanly");
+        }
+        drop(self.connection);
+        if let Some(done) = done.take() {
+            let _ = done.send(());
+        }
+    }
+
+    fn serve(&self, jobs: &Receiver<Job>, mut statements: Statements<'_>) -> Option<oneshot::Sender<()>> {
+        let mut batch = Vec::with_capacity(MAX_BATCH);
+        loop {
+            let mut closing = None;
+            let mut next = jobs.recv().map_err(|_| TryRecvError::Disconnected);
+            loop {
+                match next {
+                    Ok(Job::Close(done)) => closing = Some(done),
+                    Ok(job) => batch.push(job),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) if batch.is_empty() => return None,
+                    Err(TryRecvError::Disconnected) => break,
+                }
+                if batch.len() == MAX_BATCH || closing.is_some() {
+                    break;
+                }
+                next = jobs.try_recv();
+            }
+            if !batch.is_empty() {
+                self.commit(&mut statements, &mut batch);
+            }
+            if closing.is_some() {
+                return closing;
+            }
+        }
+    }
+
+    fn commit(&self, statements: &mut Statements<'_>, batch: &mut Vec<Job>) {
+        let started = std::time::Instant::now();
+        let size = batch.len();
+        let mut told: Vec<Told> = Vec::with_capacity(size);
+        let mut seq = 0;
+        let mut failure = statements.begin.execute([]).err();
+        for job in batch.drain(..) {
+            let dead = failure.is_some();
+            let error = match job {
+                Job::Claim(new, result, reply) => {
+                    let outcome =
+                        if dead { Ok(Err(LedgerError::Unavailable)) } else { statements.claim(*new, result, &mut seq) };
+                    let (outcome, error) = split(outcome);
+                    told.push(Told::Claim(reply, outcome));
+                    error
+                }
+                Job::Record(claim, outcome, reply) => {
+                    let outcome =
+                        if dead { Ok(Err(LedgerError::Unavailable)) } else { statements.record(&claim, &outcome) };
+                    let (outcome, error) = split(outcome);
+                    told.push(Told::Record(reply, outcome));
+                    error
+                }
+                Job::Close(_) => unreachable!("serve keeps Close out of a batch"),
+            };
+            // One failing row fails alone, as long as SQLite kept the transaction.
+            if let Some(error) = error
+                && (is_fatal(&error) || self.connection.is_autocommit())
+            {
+                failure = Some(error);
+            }
+        }
+        if failure.is_none() {
+            failure = statements.commit.execute([]).err();
+        }
+        if let Some(error) = failure {
+            self.fail(&error, statements, &mut told);
+        } else {
+            self.progress.full.store(false, Ordering::Relaxed);
+            self.progress.last_seq.fetch_max(seq, Ordering::Release);
+            self.metrics.ledger_committed(size, started.elapsed());
+        }
+        for told in told {
+            match told {
+                Told::Claim(reply, outcome) => drop(reply.send(outcome)),
+                Told::Record(reply, outcome) => drop(reply.send(outcome)),
+            }
+        }
+    }
+
+    /// Nothing of this batch was stored: everyone is told so.
+    fn fail(&self, error: &rusqlite::Error, statements: &mut Statements<'_>, told: &mut [Told]) {
+        if is_fatal(error) {
+            (self.on_fatal)(error);
+        }
+        tracing::error!(%error, "the ledger could not commit");
+        self.metrics.ledger_failed();
+        if !self.connection.is_autocommit()
+            && let Err(error) = statements.rollback.execute([])
+        {
+            (self.on_fatal)(&error);
+        }
+        let full = is_full(error);
+        self.progress.full.store(full, Ordering::Relaxed);
+        let reason = if full { LedgerError::Full } else { LedgerError::Unavailable };
+        for told in told {
+            match told {
+                Told::Claim(_, outcome) => *outcome = Err(reason),
+                Told::Record(_, outcome) => *outcome = Err(reason),
+            }
+        }
+    }
+}
+
+/// The statement's own failure becomes its caller's answer, and is looked at once more for the batch.
+fn split<T>(outcome: rusqlite::Result<Result<T, LedgerError>>) -> (Result<T, LedgerError>, Option<rusqlite::Error>) {
+    match outcome {
+        Ok(outcome) => (outcome, None),
+        Err(error) => {
+            let reason = if is_full(&error) { LedgerError::Full } else { LedgerError::Unavailable };
+            (Err(reason), Some(error))
+        }
+    }
+}
+
+fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+}
+
+/// Corruption, or a write that the disk did not take: going on could contradict what is on it.
+fn is_fatal(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::SystemIoFailure)
+    )
+}
+
+struct Statements<'c> {
+    begin: Statement<'c>,
+    commit: Statement<'c>,
+    rollback: Statement<'c>,
+    claim: Statement<'c>,
+    look_up: Statement<'c>,
+    settle: Statement<'c>,
+    connection: &'c Connection,
+}
+
+impl<'c> Statements<'c> {
+    fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Statements {
+            begin: connection.prepare("BEGIN IMMEDIATE")?,
+            commit: connection.prepare("COMMIT")?,
+            rollback: connection.prepare("ROLLBACK")?,
+            claim: connection.prepare(schema::CLAIM)?,
+            look_up: connection.prepare(schema::LOOK_UP)?,
+            settle: connection.prepare(schema::SETTLE)?,
+            connection,
+        })
+    }
+
+    fn claim(
+        &mut self,
+        new: NewExecution,
+        result: Option<Done>,
+        seq: &mut i64,
+    ) -> rusqlite::Result<Result<Claimed, LedgerError>> {
+        // Random, so that no claim of another process can be taken for ours.
+        let token = Uuid::new_v4().as_u64_pair().0 as i64;
+        let claimed_at = timestamp::print(new.claimed_at);
+        let state = result.map_or(State::Intent, |done| State::Settled(Outcome::Done(done)));
+        let (status, receipt, text) = row::state_columns(&state);
+        let approval = new.approval.as_ref();
+        let inserted = self.claim.execute(params![
+            new.id,
+            &*new.tenant,
+            new.nonce,
+            new.action,
+            new.action_hash.as_str(),
+            row::state_word(&state),
+            claimed_at,
+            status.map(|_| &claimed_at),
+            approval.map(|a| &a.approval_id),
+            approval.map(|a| &a.signed_text_sha256),
+            status.is_none().then_some(token),
+            new.payload,
+            status,
+            receipt,
+            text,
+        ])?;
+        if inserted == 1 {
+            *seq = self.connection.last_insert_rowid();
+            let claim = Claim { id: new.id.clone(), token };
+            let action_hash = new.action_hash.as_str().to_owned();
+            let execution = Execution { id: new.id, action: new.action, action_hash, state };
+            return Ok(Ok(Claimed::New(claim, Arc::new(execution))));
+        }
+        let known = self.look_up.query_row(params![&*new.tenant, new.nonce], row::execution).optional()?;
+        Ok(match known {
+            Some(execution) => Ok(Claimed::Known(Arc::new(execution))),
+            None if new.approval.is_some() => Ok(Claimed::ApprovalUsed),
+            // The id is random; if it is taken all the same, the caller may try again with another.
+            None => Err(LedgerError::Unavailable),
+        })
+    }
+
+    fn record(&mut self, claim: &Claim, outcome: &Outcome) -> rusqlite::Result<Result<Arc<Execution>, LedgerError>> {
+        let state = State::Settled(outcome.clone());
+        let (status, receipt, result) = row::state_columns(&state);
+        let settled_at = timestamp::print(Utc::now());
+        let settled = self
+            .settle
+            .query_row(
+                params![claim.id, claim.token, row::state_word(&state), settled_at, status, receipt, result],
+                row::execution,
+            )
+            .optional()?;
+        Ok(settled.map(Arc::new).ok_or(LedgerError::NotOurs))
+    }
+}

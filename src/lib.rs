@@ -1,0 +1,23 @@
+//! OpenExec: the gate between automation and the real world.
+//!
+//! A request meets the modules in this order; ARCHITECTURE.md walks the way once more in prose.
+
+pub mod config;
+
+pub mod listen;
+
+pub mod execute;
+
+pub mod ledger;
+
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod clock;
+pub mod logging;
+pub mod metrics;
+pub mod registry;
+pub mod shutdown;
+
+/// This build's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,231 @@
+//! A connection that hands Pingora one request at a time: never a byte of the head before it was checked, and never a
+//! byte of the next request.
+
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use openexec_protocol::refusal::{Code, Refusal};
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
+    UniqueID, UniqueIDType,
+};
+use pingora::server::ShutdownWatch;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::head::{self, Extent, HeadError, Scan};
+use crate::config::Limits;
+
+/// Bytes asked of the connection at once.
+const READ_SIZE: usize = 8 << 10;
+/// What is still read of a client that was refused, so that it sees the answer and not a reset.
+const LINGER_BYTES: usize = 256 << 10;
+const LINGER_TIME: Duration = Duration::from_secs(2);
+
+/// A connection between its client and Pingora.
+#[derive(Debug)]
+pub struct Guarded {
+    inner: Stream,
+    /// Read, and not handed on.
+    buffer: BytesMut,
+    /// How many bytes of the present request Pingora may still have; `None`: chunked, as many as there are.
+    allowance: Option<u64>,
+}
+
+impl Guarded {
+    /// Nothing of it is read yet.
+    pub fn new(inner: Stream) -> Self {
+        Guarded { inner, buffer: BytesMut::new(), allowance: Some(0) }
+    }
+
+    /// Waits for the next request until its head is whole and good. `false`: there will be none.
+    pub(super) async fn read_head(&mut self, limits: &Limits, shutdown: &ShutdownWatch) -> Result<bool, Refusal> {
+        if self.allowance.is_none() {
+            // Pingora gives a chunked request's connection back only when nothing of another one was read.
+            self.buffer.clear();
+        }
+        let mut scan = Scan::default();
+        let mut deadline = None;
+        loop {
+            if let Some(end) = scan.find_end(&mut self.buffer).map_err(refuse)? {
+                if end > limits.header_bytes {
+                    return Err(too_large(limits));
+                }
+                self.allowance = match head::check(&self.buffer[..end]).map_err(refuse)? {
+                    Extent::Bytes(bytes) => Some(bytes),
+                    Extent::Chunked => None,
+                };
+                return Ok(true);
+            }
+            if self.buffer.len() > limits.header_bytes {
+                return Err(too_large(limits));
+            }
+            self.buffer.reserve(READ_SIZE);
+            let read = self.inner.read_buf(&mut self.buffer);
+            let count = match deadline {
+                Some(deadline) => timeout_at(deadline, read).await.map_err(|_| too_slow())?,
+                None => tokio::select! {
+                    biased;
+                    count = timeout(limits.idle_time, read) => match count {
+                        Ok(count) => count,
+                        Err(_) => return Ok(false),
+                    },
+                    () = stopping(shutdown) => return Ok(false),
+                },
+            };
+            match count {
+                Ok(1..) => {}
+                // Nobody is left to be told.
+                Ok(0) | Err(_) => return Ok(false),
+            }
+            deadline.get_or_insert_with(|| Instant::now() + limits.header_time);
+        }
+    }
+
+    /// Writes an answer and closes, giving the client a chance to read it.
+    pub(super) async fn write_last(&mut self, answer: &[u8], time: Duration) {
+        let written = timeout(time, async {
+            self.inner.write_all(answer).await?;
+            self.inner.flush().await?;
+            AsyncWriteExt::shutdown(&mut self.inner).await
+        });
+        if !matches!(written.await, Ok(Ok(()))) {
+            return;
+        }
+        let linger = async {
+            let mut left = LINGER_BYTES;
+            let mut scratch = [0; 4 << 10];
+            while let Ok(count @ 1..) = self.inner.read(&mut scratch).await {
+                left = left.saturating_sub(count);
+                if left == 0 {
+                    return;
+                }
+            }
+        };
+        let _ = timeout(LINGER_TIME, linger).await;
+    }
+}
+
+async fn stopping(shutdown: &ShutdownWatch) {
+    // An error means that nobody is left who could ever stop us.
+    if shutdown.clone().wait_for(|stopping| *stopping).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+fn refuse(error: HeadError) -> Refusal {
+    let code = match error {
+        HeadError::Framing(_) => Code::BadHttp,
+        HeadError::TooManyFields => Code::HeadersTooLarge,
+    };
+    Refusal::new(code, error.to_string())
+}
+
+fn too_large(limits: &Limits) -> Refusal {
+    Refusal::new(Code::HeadersTooLarge, format!("The request's header is over {} bytes", limits.header_bytes))
+}
+
+fn too_slow() -> Refusal {
+    Refusal::new(Code::RequestTimeout, "The request's header took too long")
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.allowance == Some(0) {
+            return Poll::Ready(Ok(()));
+        }
+        if this.buffer.is_empty() {
+            this.buffer.reserve(READ_SIZE);
+            let read = pin!(this.inner.read_buf(&mut this.buffer));
+            if ready!(read.poll(cx))? == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let allowed = this.allowance.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let count = this.buffer.len().min(out.remaining()).min(allowed);
+        out.put_slice(&this.buffer[..count]);
+        this.buffer.advance(count);
+        if let Some(left) = &mut this.allowance {
+            *left -= count as u64;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Guarded {
+    async fn shutdown(&mut self) {
+        Shutdown::shutdown(&mut *self.inner).await;
+    }
+}
+
+impl UniqueID for Guarded {
+    fn id(&self) -> UniqueIDType {
+        self.inner.id()
+    }
+}
+
+impl Ssl for Guarded {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.inner.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.inner.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Guarded {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.inner.get_timing_digest()
+    }
+}
+
+impl GetProxyDigest for Guarded {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.inner.get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Guarded {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.inner.get_socket_digest()
+    }
+}
+
+impl Peek for Guarded {}

@@ -1,0 +1,203 @@
+//! What counts as a request's head. Stricter than Pingora's parser: whatever two servers could read differently is
+//! refused, so that nothing in front of or behind us can be made to see another request (RFC 9112, section 11.2).
+
+use bytes::{Buf, BytesMut};
+
+/// Header fields of one request.
+const MAX_FIELDS: usize = 100;
+
+/// How much of the connection belongs to the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// The head and a body of known length.
+    Bytes(u64),
+    /// A chunked body: to where its own framing ends it.
+    Chunked,
+}
+
+/// Why a head is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum HeadError {
+    #[error("Bad HTTP framing: {0}")]
+    Framing(&'static str),
+    #[error("The request has too many header fields")]
+    TooManyFields,
+}
+
+/// Finds the end of the head, looking at what came since the last call only.
+#[derive(Default)]
+pub(super) struct Scan {
+    looked_at: usize,
+}
+
+impl Scan {
+    /// The head's length, once it is whole.
+    pub(super) fn find_end(&mut self, buffer: &mut BytesMut) -> Result<Option<usize>, HeadError> {
+        // RFC 9112, section 2.2: empty lines before a request line are passed over.
+        while self.looked_at == 0 && buffer.starts_with(b"\r\n") {
+            buffer.advance(2);
+        }
+        while let Some(found) = buffer[self.looked_at..].iter().position(|&b| b == b'\n') {
+            let at = self.looked_at + found;
+            if at == 0 || buffer[at - 1] != b'\r' {
+                return Err(HeadError::Framing("a line ends without a carriage return"));
+            }
+            self.looked_at = at + 1;
+            if buffer[..at].ends_with(b"\r\n\r") {
+                return Ok(Some(at + 1));
+            }
+        }
+        self.looked_at = buffer.len();
+        Ok(None)
+    }
+}
+
+/// Checks a whole head.
+pub(super) fn check(head: &[u8]) -> Result<Extent, HeadError> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    match request.parse(head) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        Ok(_) => return Err(HeadError::Framing("the header ends in two places")),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyFields),
+        Err(httparse::Error::Version) => return Err(HeadError::Framing("not HTTP/1.0 or HTTP/1.1")),
+        Err(_) => return Err(HeadError::Framing("a malformed request line or header field")),
+    }
+    let one_one = request.version == Some(1);
+    let mut found = Found::default();
+    for field in request.headers.iter() {
+        found.field(field.name, field.value)?;
+    }
+    if one_one && found.host.is_none() {
+        return Err(HeadError::Framing("no Host"));
+    }
+    if let Some(authority) = authority(request.path.unwrap_or_default())
+        && found.host.is_some_and(|host| !host.eq_ignore_ascii_case(authority.as_bytes()))
+    {
+        return Err(HeadError::Framing("the target and Host disagree"));
+    }
+    match (found.length, found.chunked) {
+        (Some(_), true) => Err(HeadError::Framing("both Content-Length and Transfer-Encoding")),
+        (None, true) if !one_one => Err(HeadError::Framing("Transfer-Encoding in HTTP/1.0")),
+        (None, true) => Ok(Extent::Chunked),
+        (length, false) => {
+            let length = length.unwrap_or(0).checked_add(head.len() as u64);
+            length.map(Extent::Bytes).ok_or(HeadError::Framing("a malformed Content-Length"))
+        }
+    }
+}
+
+/// The fields that decide where a request ends and whom it is for.
+#[derive(Default)]
+struct Found<'h> {
+    host: Option<&'h [u8]>,
+    length: Option<u64>,
+    chunked: bool,
+}
+
+impl<'h> Found<'h> {
+    fn field(&mut self, name: &str, value: &'h [u8]) -> Result<(), HeadError> {
+        if name.eq_ignore_ascii_case("host") {
+            if self.host.replace(value).is_some() {
+                return Err(HeadError::Framing("more than one Host"));
+            }
+        } else if name.eq_ignore_ascii_case("content-length") {
+            let length = digits(value).ok_or(HeadError::Framing("a malformed Content-Length"))?;
+            if self.length.replace(length).is_some() {
+                return Err(HeadError::Framing("more than one Content-Length"));
+            }
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(HeadError::Framing("a Transfer-Encoding other than `chunked`"));
+            }
+            self.chunked = true;
+        }
+        Ok(())
+    }
+}
+
+/// Digits and nothing else: no sign, no list, no blank.
+fn digits(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// The authority of a target in absolute form.
+fn authority(target: &str) -> Option<&str> {
+    let rest = target.split_once("://").filter(|_| !target.starts_with('/'))?.1;
+    Some(rest.split(['/', '?', '#']).next().unwrap_or(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(head: &str) -> Result<Extent, String> {
+        check(head.as_bytes()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn one_reading_is_accepted() {
+        let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert_eq!(checked(get), Ok(Extent::Bytes(get.len() as u64)));
+        let post = "POST /execute HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+        assert_eq!(checked(post), Ok(Extent::Bytes(post.len() as u64 + 5)));
+        assert_eq!(checked("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n"), Ok(Extent::Chunked));
+        assert!(checked("GET / HTTP/1.0\r\n\r\n").is_ok());
+        assert!(checked("GET http://a:1/x HTTP/1.1\r\nHost: A:1\r\n\r\n").is_ok());
+    }
+
+    #[test]
+    fn two_readings_are_refused() {
+        for (head, problem) in [
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "both Content-Length",
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+                "more than one Content-Length",
+            ),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n", "malformed Content-Length"),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", "malformed Content-Length"),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: \r\n\r\n", "malformed Content-Length"),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551615\r\n\r\n", "malformed Content-Length"),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "Transfer-Encoding other"),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "Transfer-Encoding other",
+            ),
+            ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", "Transfer-Encoding in HTTP/1.0"),
+            ("GET / HTTP/1.1\r\n\r\n", "no Host"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "more than one Host"),
+            ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", "disagree"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n z\r\n\r\n", "malformed"),
+            ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", "malformed"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n", "malformed"),
+            ("GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n", "malformed"),
+            ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", "malformed"),
+            ("PRI * HTTP/2.0\r\n\r\n", "not HTTP/1.0"),
+        ] {
+            let refused = checked(head).unwrap_err();
+            assert!(refused.contains(problem), "{head:?}: {refused}");
+        }
+        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(MAX_FIELDS));
+        assert_eq!(check(many.as_bytes()), Err(HeadError::TooManyFields));
+    }
+
+    #[test]
+    fn the_end_is_found_however_the_bytes_arrive() {
+        let text = b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
+        let (mut scan, mut buffer) = (Scan::default(), BytesMut::new());
+        let mut found = None;
+        for byte in text {
+            buffer.extend_from_slice(&[*byte]);
+            found = found.or(scan.find_end(&mut buffer).unwrap());
+        }
+        assert_eq!(found, Some(text.len() - 8));
+        let mut bare = BytesMut::from(&b"GET / HTTP/1.1\nHost: a\n\n"[..]);
+        assert!(Scan::default().find_end(&mut bare).is_err());
+    }
+}

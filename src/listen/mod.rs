@@ -1,0 +1,96 @@
+//! From a connection to requests, one after the other.
+//!
+//! Pingora accepts connections and speaks HTTP. What it leaves open is closed here, before it sees a byte: how long and
+//! how large a header may be, what counts as framing, how many connections there are, and how many requests each has.
+
+mod guard;
+mod head;
+mod permits;
+
+pub use guard::Guarded;
+pub use permits::{Permit, Permits};
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use openexec_protocol::refusal::{Code, Refusal};
+use pingora::apps::ServerApp;
+use pingora::protocols::Stream;
+use pingora::protocols::http::ServerSession;
+use pingora::server::ShutdownWatch;
+
+use crate::config::Limits;
+use crate::execute::respond;
+use crate::metrics::Metrics;
+
+/// What answers the requests of a listener.
+#[async_trait]
+pub trait Service: Send + Sync + 'static {
+    /// Answers one request, whose header is read and whose framing has one reading.
+    async fn serve(&self, session: &mut ServerSession);
+}
+
+/// Serves every connection of a listener.
+pub struct Connections<S> {
+    /// What answers.
+    pub service: S,
+    /// Header, time and number.
+    pub limits: Limits,
+    /// Connections at once.
+    pub permits: Arc<Permits>,
+    /// Where connections are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+#[async_trait]
+impl<S: Service> ServerApp for Connections<S> {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let connection = Guarded::new(stream);
+        let Some(_permit) = self.permits.take() else {
+            let full = Refusal::new(Code::Overloaded, "Too many connections").with_retry_after(1);
+            self.refuse(connection, &full).await;
+            return None;
+        };
+        self.metrics.connections(1);
+        self.serve_all(connection, shutdown).await;
+        self.metrics.connections(-1);
+        None
+    }
+}
+
+impl<S: Service> Connections<S> {
+    async fn serve_all(&self, mut connection: Guarded, shutdown: &ShutdownWatch) {
+        for served in 1..=self.limits.connection_requests {
+            match connection.read_head(&self.limits, shutdown).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(refusal) => return self.refuse(connection, &refusal).await,
+            }
+            let mut session = ServerSession::new_http1(Box::new(connection));
+            session.set_read_timeout(Some(self.limits.body_time));
+            session.set_write_timeout(Some(self.limits.write_time));
+            session.set_total_drain_timeout(Some(self.limits.body_time));
+            let stays = served < self.limits.connection_requests && !*shutdown.borrow();
+            session.set_keepalive(stays.then(|| self.limits.idle_time.as_secs().max(1)));
+            match session.read_request().await {
+                Ok(true) => self.service.serve(&mut session).await,
+                Ok(false) => return,
+                Err(_) => {
+                    let refusal = Refusal::new(Code::BadHttp, "The request cannot be read as HTTP");
+                    session.set_keepalive(None);
+                    respond::refusal(&mut session, &refusal).await;
+                    return;
+                }
+            }
+            let Ok(Some(reusable)) = session.finish().await else { return };
+            let (stream, _) = reusable.into_parts();
+            let Ok(back) = stream.into_any().downcast::<Guarded>() else { return };
+            connection = *back;
+        }
+    }
+
+    /// Answers without an HTTP session, and closes.
+    async fn refuse(&self, mut connection: Guarded, refusal: &Refusal) {
+        connection.write_last(&respond::raw(refusal), self.limits.write_time).await;
+    }
+}

@@ -1,0 +1,65 @@
+//! A bound on how many of something exist at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// So many may be taken.
+pub struct Permits {
+    max: usize,
+    taken: AtomicUsize,
+}
+
+/// Some that are taken, until this is dropped.
+pub struct Permit {
+    permits: Arc<Permits>,
+    amount: usize,
+}
+
+impl Permits {
+    /// `max` at once.
+    pub fn new(max: usize) -> Arc<Self> {
+        Arc::new(Permits { max, taken: AtomicUsize::new(0) })
+    }
+
+    /// One, if one is left.
+    pub fn take(self: &Arc<Self>) -> Option<Permit> {
+        self.take_many(1)
+    }
+
+    /// This many, if as many are left.
+    pub fn take_many(self: &Arc<Self>, amount: usize) -> Option<Permit> {
+        let fits = |taken: usize| taken.checked_add(amount).filter(|&sum| sum <= self.max);
+        self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
+        Some(Permit { permits: self.clone(), amount })
+    }
+
+    /// How many are taken now.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.permits.taken.fetch_sub(self.amount, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_comes_back() {
+        let permits = Permits::new(3);
+        let two = permits.take_many(2).unwrap();
+        let one = permits.take().unwrap();
+        assert!(permits.take().is_none());
+        assert!(permits.take_many(usize::MAX).is_none());
+        drop(two);
+        assert_eq!(permits.taken(), 1);
+        assert!(permits.take_many(3).is_none());
+        drop(one);
+        assert!(permits.take_many(3).is_some());
+    }
+}

@@ -1,0 +1,157 @@
+//! Every metric there is, with its help text. Base units, closed label sets.
+
+use std::time::Duration;
+
+use openexec_protocol::refusal::Code;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    exponential_buckets,
+};
+
+/// What the server counts.
+pub struct Metrics {
+    registry: Registry,
+    executed: IntCounter,
+    replayed: IntCounter,
+    /// In the order of [`Code::all`].
+    refused: Vec<IntCounter>,
+    in_flight: IntGauge,
+    connections: IntGauge,
+    ledger_commits: IntCounter,
+    ledger_failures: IntCounter,
+    ledger_batch: Histogram,
+    ledger_commit_time: Histogram,
+    enforcement_time: Histogram,
+    ledger_time: Histogram,
+    upstream_time: Histogram,
+}
+
+/// Where an execution spent its time: "is it you or my service?"
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Reading, checking, answering.
+    pub enforcement: Duration,
+    /// Waiting for the ledger.
+    pub ledger: Duration,
+    /// Waiting for what does the action.
+    pub upstream: Duration,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero, every label value present: an alert on a counter that does not exist yet never fires.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let verdicts = register(
+            &registry,
+            IntCounterVec::new(
+                Opts::new("openexec_verdicts_total", "Requests to execute, by verdict and, for refusals, reason"),
+                &["verdict", "reason"],
+            ),
+        );
+        let seconds = |name: &str, help: &str| {
+            let buckets = exponential_buckets(0.000_01, 4.0, 12).expect("a positive start, a factor above one");
+            register(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
+        };
+        Metrics {
+            executed: verdicts.with_label_values(&["executed", ""]),
+            replayed: verdicts.with_label_values(&["replayed", ""]),
+            refused: Code::all().map(|code| verdicts.with_label_values(&["refused", code.as_str()])).collect(),
+            in_flight: register(&registry, IntGauge::new("openexec_in_flight_executions", "Executions that run now")),
+            connections: register(&registry, IntGauge::new("openexec_connections", "Client connections that are open")),
+            ledger_commits: register(
+                &registry,
+                IntCounter::new("openexec_ledger_commits_total", "Durable commits of the ledger"),
+            ),
+            ledger_failures: register(
+                &registry,
+                IntCounter::new("openexec_ledger_commit_failures_total", "Commits that the ledger could not make"),
+            ),
+            ledger_batch: register(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new("openexec_ledger_batch_size", "Rows that share one commit")
+                        .buckets(exponential_buckets(1.0, 2.0, 11).expect("a positive start, a factor above one")),
+                ),
+            ),
+            ledger_commit_time: seconds("openexec_ledger_commit_seconds", "Time of a commit, its statements included"),
+            enforcement_time: seconds("openexec_enforcement_seconds", "Time of an execution in the gate itself"),
+            ledger_time: seconds("openexec_ledger_seconds", "Time that an execution waits for the ledger"),
+            upstream_time: seconds("openexec_upstream_seconds", "Time that an execution waits for its action"),
+            registry,
+        }
+    }
+
+    /// An action was executed.
+    pub fn executed(&self, timings: Timings) {
+        self.executed.inc();
+        self.enforcement_time.observe(timings.enforcement.as_secs_f64());
+        self.ledger_time.observe(timings.ledger.as_secs_f64());
+        if !timings.upstream.is_zero() {
+            self.upstream_time.observe(timings.upstream.as_secs_f64());
+        }
+    }
+
+    /// A stored answer was given.
+    pub fn replayed(&self) {
+        self.replayed.inc();
+    }
+
+    /// A request was refused.
+    pub fn refused(&self, code: Code) {
+        self.refused[code.index()].inc();
+    }
+
+    /// Executions that run now.
+    pub fn in_flight(&self, executions: usize) {
+        self.in_flight.set(executions as i64);
+    }
+
+    /// A connection was opened or, with `-1`, closed.
+    pub fn connections(&self, change: i64) {
+        self.connections.add(change);
+    }
+
+    /// The ledger committed this many rows.
+    pub fn ledger_committed(&self, rows: usize, time: Duration) {
+        self.ledger_commits.inc();
+        self.ledger_batch.observe(rows as f64);
+        self.ledger_commit_time.observe(time.as_secs_f64());
+    }
+
+    /// The ledger could not commit.
+    pub fn ledger_failed(&self) {
+        self.ledger_failures.inc();
+    }
+
+    /// The exposition format.
+    pub fn render(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("a Vec takes any text");
+        text
+    }
+}
+
+fn register<M: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<M>) -> M {
+    let metric = metric.expect("names, labels and buckets are constants of this file");
+    registry.register(Box::new(metric.clone())).expect("every name is registered once");
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_there_from_the_start() {
+        let text = String::from_utf8(Metrics::new().render()).unwrap();
+        for code in Code::all() {
+            assert!(text.contains(&format!("openexec_verdicts_total{{reason=\"{code}\",verdict=\"refused\"}} 0")));
+        }
+    }
+}
