@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::server::Fds;
 use pingora::services::Service as _;
 use pingora::services::listening;
@@ -29,6 +30,10 @@ use crate::shutdown::Phase;
 const BACKLOG: u32 = 1_024;
 /// The admin listener needs few, and must not be crowded out by clients.
 const ADMIN_CONNECTIONS: usize = 128;
+/// Files, libraries, the ledger.
+const RESERVED_DESCRIPTORS: usize = 64;
+/// Header and body of an ordinary answer leave in one write. Reads are buffered by the guard.
+const WRITE_BUFFER: usize = 8 << 10;
 /// How often the end of what runs is looked for.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
@@ -85,6 +90,7 @@ pub struct Running {
     phase: Arc<Phase>,
     close_listeners: watch::Sender<bool>,
     services: Vec<JoinHandle<()>>,
+    serving: Arc<Permits>,
     ledger_failed: oneshot::Receiver<StartError>,
     shutdown: crate::config::Shutdown,
 }
@@ -109,9 +115,16 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     let (close_listeners, _) = watch::channel(false);
     let front = Front::new(gate.clone(), &config);
     let admin = Admin { gate: gate.clone(), metrics: metrics.clone() };
-    let connections = |max| (config.limits, Permits::new(max), metrics.clone());
+    let serving = Permits::new(usize::MAX);
+    let connections = |max| Shared {
+        limits: config.limits,
+        permits: Permits::new(max),
+        serving: serving.clone(),
+        metrics: metrics.clone(),
+    };
+    let main = connections(config.limits.connections.min(affordable_connections()));
     let services = vec![
-        serve("main", listen, socket, front, connections(config.limits.connections), &close_listeners),
+        serve("main", listen, socket, front, main, &close_listeners),
         serve("admin", admin_listen, admin_socket, admin, connections(ADMIN_CONNECTIONS), &close_listeners),
     ];
     tracing::info!(%listen, %admin_listen, mode = config.mode.as_str(), version = crate::VERSION, "serving");
@@ -125,6 +138,7 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         phase,
         close_listeners,
         services,
+        serving,
         ledger_failed,
         shutdown: config.shutdown,
     })
@@ -142,7 +156,7 @@ async fn start_ledger(
     let (clawshield, skew) = (matches!(config.mode, Mode::ClawShield { .. }), config.clock_skew);
     let (gate, metrics) = (gate.clone(), metrics.clone());
     let start = move || {
-        let ledger = opening.start(clawshield, skew, metrics, Box::new(die))?;
+        let ledger = opening.start(clawshield, skew, metrics, Arc::new(die))?;
         gate.set_ledger(ledger);
         Ok(())
     };
@@ -159,7 +173,7 @@ async fn start_ledger(
 }
 
 /// After a failed sync or corruption nobody knows what the file holds. Only a new start, which reads it, does.
-fn die(error: &rusqlite::Error) {
+fn die(error: &dyn std::fmt::Display) {
     tracing::error!(%error, "the ledger's file can no longer be trusted: this process ends");
     crate::logging::flush();
     std::process::exit(74);
@@ -176,20 +190,40 @@ fn bind(address: SocketAddr) -> Result<(SocketAddr, std::net::TcpListener), Star
     bound().map_err(|error| StartError::Bind(address, error))
 }
 
+/// What the connections of a listener share.
+struct Shared {
+    limits: crate::config::Limits,
+    permits: Arc<Permits>,
+    serving: Arc<Permits>,
+    metrics: Arc<Metrics>,
+}
+
+/// Raises the limit on file descriptors as far as it goes, and leaves some for everything else.
+fn affordable_connections() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let descriptors = if raised.is_ok() { limit.maximum } else { limit.current };
+    let descriptors = descriptors.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    descriptors.saturating_sub(ADMIN_CONNECTIONS + RESERVED_DESCRIPTORS).max(1)
+}
+
 /// Hands a bound socket to a Pingora service and runs it on this runtime. (Pingora's own binding panics when it fails.)
 fn serve<S: Service>(
     name: &str,
     address: SocketAddr,
     socket: std::net::TcpListener,
     service: S,
-    (limits, permits, metrics): (crate::config::Limits, Arc<Permits>, Arc<Metrics>),
+    shared: Shared,
     close: &watch::Sender<bool>,
 ) -> JoinHandle<()> {
+    let Shared { limits, permits, serving, metrics } = shared;
     let mut fds = Fds::new();
     fds.add(address.to_string(), socket.into_raw_fd());
-    let connections = Connections { service, limits, permits, metrics };
+    let connections = Connections { service, limits, permits, serving, metrics };
     let mut service = listening::Service::new(name.to_owned(), connections);
-    service.add_tcp(&address.to_string());
+    let unbuffered_read = L4BufferSettings::new(0, WRITE_BUFFER);
+    service.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(unbuffered_read));
     let closed = close.subscribe();
     tokio::spawn(async move { service.start_service(Some(Arc::new(Mutex::new(fds))), closed, 1).await })
 }
@@ -211,7 +245,7 @@ impl Running {
         self.phase.drain();
         let _ = self.close_listeners.send(true);
         let deadline = Instant::now() + self.shutdown.timeout;
-        while self.gate.in_flight() > 0 && Instant::now() < deadline {
+        while self.gate.in_flight() + self.serving.taken() > 0 && Instant::now() < deadline {
             tokio::time::sleep(DRAIN_POLL).await;
         }
         if self.gate.in_flight() > 0 {

@@ -9,8 +9,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::env::{self, Environment};
 
-/// Ours from "info" on; of Pingora only what an operator can do something about.
-const DEFAULT_FILTER: &str = "info,pingora_core=error";
+/// One line an execution, and what an operator can do something about.
+const DEFAULT_FILTER: &str = "info";
 
 static WRITER: OnceLock<Mutex<Option<WorkerGuard>>> = OnceLock::new();
 
@@ -19,6 +19,8 @@ static WRITER: OnceLock<Mutex<Option<WorkerGuard>>> = OnceLock::new();
 pub fn start(environment: &impl Environment) {
     let filter = environment.get(env::LOG).unwrap_or_else(|| DEFAULT_FILTER.to_owned());
     let filter = EnvFilter::try_new(&filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    // Below "error" Pingora prints headers and bodies.
+    let filter = filter.add_directive("pingora_core=error".parse().expect("a directive"));
     let (writer, guard) = tracing_appender::non_blocking(io::stderr());
     let text = match environment.get(env::LOG_FORMAT).as_deref() {
         Some("text") => true,

@@ -37,6 +37,15 @@ pub struct Timings {
     pub upstream: Duration,
 }
 
+/// Something that is open now.
+pub struct Counted(IntGauge);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Metrics::new()
@@ -112,9 +121,10 @@ impl Metrics {
         self.in_flight.set(executions as i64);
     }
 
-    /// A connection was opened or, with `-1`, closed.
-    pub fn connections(&self, change: i64) {
-        self.connections.add(change);
+    /// A connection, counted as long as the guard lives.
+    pub fn connection(&self) -> Counted {
+        self.connections.inc();
+        Counted(self.connections.clone())
     }
 
     /// The ledger committed this many rows.

@@ -178,6 +178,8 @@ pub struct Refusal {
     pub receipt: Option<String>,
     /// Seconds after which asking again may help.
     pub retry_after: Option<u64>,
+    /// The methods that there are (RFC 9110, `Allow`).
+    pub allow: Option<&'static str>,
 }
 
 impl Refusal {
@@ -190,6 +192,7 @@ impl Refusal {
             execution_id: None,
             receipt: None,
             retry_after: None,
+            allow: None,
         }
     }
 

@@ -27,7 +27,9 @@ impl Service for Admin {
         let header = session.req_header();
         let is_get = header.method == Method::GET || header.method == Method::HEAD;
         match header.uri.path() {
-            "/metrics" | "/livez" | "/readyz" if !is_get => respond::method_not_allowed(session, "GET, HEAD").await,
+            "/metrics" | "/livez" | "/readyz" if !is_get => {
+                respond::refusal(session, &respond::method_not_allowed("GET, HEAD")).await;
+            }
             "/metrics" => {
                 respond::document(session, 200, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render())
                     .await;

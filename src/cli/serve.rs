@@ -28,6 +28,8 @@ pub(super) fn run(path: Option<&Path>) -> ExitCode {
         Err(error) => return fail(error, 71),
     };
     let ended = runtime.block_on(serve(config));
+    // A check of the ledger that still runs is not waited for: the next start makes it again.
+    runtime.shutdown_background();
     logging::flush();
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -29,6 +29,23 @@ pub const BASE_URL: &str = "CLAWSHIELD_BASE_URL";
 /// The key to ClawShield; accepted for the 0.2.0 service's sake.
 pub const API_KEY: &str = "CLAWSHIELD_API_KEY";
 
+/// All that are read.
+pub const ALL: [&str; 13] = [
+    MODE,
+    CONFIG,
+    LISTEN,
+    ADMIN_LISTEN,
+    DB_URL,
+    ALLOWED_ACTIONS,
+    LOG,
+    LOG_FORMAT,
+    SECRET_KEY,
+    PUBLIC_KEY,
+    TENANT_ID,
+    BASE_URL,
+    API_KEY,
+];
+
 /// Variables by name, so that tests need no process environment.
 pub trait Environment {
     /// The variable's value; `None` when it is not set.
@@ -58,7 +75,8 @@ pub struct ProcessEnvironment;
 
 impl Environment for ProcessEnvironment {
     fn get(&self, name: &str) -> Option<String> {
-        std::env::var(name).ok()
+        // One that is no UTF-8 must not count as unset: what cannot be spelled matches nothing, and is reported.
+        std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
     }
 }
 

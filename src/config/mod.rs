@@ -178,6 +178,11 @@ struct Check {
 
 impl Check {
     fn config(&mut self, file: raw::File, environment: &impl Environment) -> Option<Config> {
+        for name in env::ALL {
+            if environment.get(name).is_some_and(|value| value.contains('\u{fffd}')) {
+                self.problems.push(format!("{name} is not UTF-8"));
+            }
+        }
         let mode = self.mode(&file, environment);
         let listen = self.address(environment, env::LISTEN, "listen", file.listen, "127.0.0.1:5000");
         let admin = self.address(environment, env::ADMIN_LISTEN, "admin.listen", file.admin.listen, "127.0.0.1:5001");

@@ -14,13 +14,15 @@ use pingora::http::{Method, RequestHeader};
 use pingora::protocols::http::ServerSession;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::intake::{self, Body, Bounds};
 use super::{Gate, Report, respond};
 use crate::VERSION;
 use crate::config::{Config, Limits, Mode};
-use crate::listen::{Permits, Service};
+use crate::listen::{LINGER_BYTES, LINGER_TIME, Permits, Service};
+use crate::metrics::Metrics;
 
 /// Bytes of an unread body that are thrown away so that its connection can be used again.
 const SMALL: usize = 64 << 10;
@@ -53,7 +55,7 @@ impl Service for Front {
     async fn serve(&self, session: &mut ServerSession) {
         if self.loopback_names_only && !is_for_loopback(session.req_header()) {
             let detail = "The Host is not a loopback name, and demo mode by default answers to no other";
-            return refuse(session, Refusal::new(Code::MisdirectedHost, detail)).await;
+            return self.refuse(session, Refusal::new(Code::MisdirectedHost, detail)).await;
         }
         let header = session.req_header();
         let (is_post, is_get) =
@@ -61,26 +63,32 @@ impl Service for Front {
         match header.uri.path() {
             "/execute" if is_post => self.execute(session).await,
             "/receipts/verify" if is_post => self.verify_receipt(session).await,
-            "/execute" | "/receipts/verify" => not_allowed(session, "POST").await,
+            "/execute" | "/receipts/verify" => self.refuse(session, respond::method_not_allowed("POST")).await,
             "/" if is_get => document(session, 200, identity()).await,
             "/health" if is_get => document(session, 200, json!({"status": "healthy", "mode": self.mode})).await,
             "/ready" if is_get => self.ready(session).await,
             "/version" if is_get => document(session, 200, version()).await,
-            "/" | "/health" | "/ready" | "/version" => not_allowed(session, "GET, HEAD").await,
-            _ => refuse(session, Refusal::new(Code::NotFound, "No such path")).await,
+            "/" | "/health" | "/ready" | "/version" => {
+                self.refuse(session, respond::method_not_allowed("GET, HEAD")).await
+            }
+            _ => self.refuse(session, Refusal::new(Code::NotFound, "No such path")).await,
         }
     }
 }
 
 impl Front {
+    async fn refuse(&self, session: &mut ServerSession, refusal: Refusal) {
+        refuse(session, &self.gate.metrics, refusal).await;
+    }
+
     async fn execute(&self, session: &mut ServerSession) {
         let Some(body) = self.body(session, self.limits.body_bytes).await else { return };
         let report = AssertUnwindSafe(self.gate.execute(body.bytes.clone())).catch_unwind().await;
         let Ok(report) = report else {
             let id = Uuid::new_v4();
             tracing::error!(%id, "a request ended in a panic");
-            let detail = format!("A defect of this server; its log has more about {id}");
-            return respond::refusal(session, &Refusal::new(Code::InternalError, detail)).await;
+            self.gate.metrics.refused(Code::InternalError);
+            return respond::refusal(session, &super::internal_error(id)).await;
         };
         log(&report);
         match report.outcome {
@@ -126,8 +134,7 @@ impl Front {
         match intake::read(session, bounds, &self.memory).await {
             Ok(body) => Some(body),
             Err(refusal) => {
-                self.gate.metrics.refused(refusal.code);
-                refuse(session, refusal).await;
+                self.refuse(session, refusal).await;
                 None
             }
         }
@@ -135,29 +142,42 @@ impl Front {
 }
 
 /// Refuses a request whose body may not have been read.
-async fn refuse(session: &mut ServerSession, refusal: Refusal) {
-    drain_small(session, &refusal).await;
-    respond::refusal(session, &refusal).await;
-}
-
-async fn not_allowed(session: &mut ServerSession, allow: &'static str) {
-    drain_small(session, &Refusal::new(Code::MethodNotAllowed, "")).await;
-    respond::method_not_allowed(session, allow).await;
-}
-
-/// Reads a small rest of a body away; a large one, or one that is broken, costs the client its connection.
-async fn drain_small(session: &mut ServerSession, refusal: &Refusal) {
+async fn refuse(session: &mut ServerSession, metrics: &Metrics, refusal: Refusal) {
+    metrics.refused(refusal.code);
     let broken = matches!(refusal.code, Code::BadHttp | Code::RequestTimeout);
-    let length = session.req_header().headers.get("content-length");
-    let small = length
-        .and_then(|length| length.to_str().ok())
-        .and_then(|digits| digits.parse().ok())
-        .is_some_and(|length: usize| length <= SMALL);
-    let waits = session.req_header().headers.contains_key("expect");
-    if session.is_body_done() || (small && !broken && !waits && session.drain_request_body().await.is_ok()) {
-        return;
+    let unread = !broken && !drain_small(session).await;
+    if broken || unread {
+        session.set_keepalive(None);
     }
-    session.set_keepalive(None);
+    respond::refusal(session, &refusal).await;
+    if unread {
+        linger(session).await;
+    }
+}
+
+/// Reads a small rest of a body away, so that the connection can be used again.
+async fn drain_small(session: &mut ServerSession) -> bool {
+    if session.is_body_done() {
+        return true;
+    }
+    let headers = &session.req_header().headers;
+    let length = headers.get("content-length").and_then(|length| length.to_str().ok());
+    let is_small = length.and_then(|digits| digits.parse().ok()).is_some_and(|length: usize| length <= SMALL);
+    is_small && !headers.contains_key("expect") && session.drain_request_body().await.is_ok()
+}
+
+/// Reads on for a while: a client that is still sending would get a reset instead of the answer.
+async fn linger(session: &mut ServerSession) {
+    let reading = async {
+        let mut left = LINGER_BYTES;
+        while let Ok(Some(part)) = session.read_request_body().await {
+            left = left.saturating_sub(part.len());
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = timeout(LINGER_TIME, reading).await;
 }
 
 async fn document(session: &mut ServerSession, status: u16, document: Value) {

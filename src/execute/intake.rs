@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use openexec_protocol::refusal::{Code, Refusal};
 use pingora::ErrorType;
-use pingora::http::RequestHeader;
+use pingora::http::{RequestHeader, Version};
 use pingora::protocols::http::ServerSession;
 use tokio::time::timeout;
 
@@ -33,14 +33,15 @@ pub(super) async fn read(session: &mut ServerSession, bounds: Bounds, memory: &A
     if announced.is_some_and(|length| length > bounds.bytes) {
         return Err(too_large(bounds));
     }
-    let share = memory
-        .take_many(announced.unwrap_or(bounds.bytes))
-        .ok_or_else(|| Refusal::new(Code::Overloaded, "Too many bodies are being read at once").with_retry_after(1))?;
-    if expects_continue(header) && session.write_continue_response().await.is_err() {
-        return Err(unreadable());
+    if expects_continue(header) {
+        // Pingora takes a response before the body's end, even this one, for the connection's last.
+        let keepalive = session.get_keepalive();
+        session.write_continue_response().await.map_err(|_| unreadable())?;
+        session.set_keepalive(keepalive);
     }
-    let bytes = timeout(bounds.time, collect(session, bounds, announced)).await.map_err(|_| too_slow())??;
-    Ok(Body { bytes, _share: share })
+    let mut share = memory.take_many(0).ok_or_else(too_many)?;
+    let collected = timeout(bounds.time, collect(session, bounds, announced, &mut share)).await;
+    Ok(Body { bytes: collected.map_err(|_| too_slow())??, _share: share })
 }
 
 /// A web page can send other types across origins without asking, so they are refused, and so is none at all.
@@ -69,18 +70,31 @@ fn content_length(header: &RequestHeader) -> Option<usize> {
     Some(value.to_str().ok().and_then(|digits| digits.parse().ok()).unwrap_or(usize::MAX))
 }
 
+/// HTTP/1.0 knows no such thing (RFC 9110, section 10.1.1).
 fn expects_continue(header: &RequestHeader) -> bool {
-    header.headers.get("expect").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    header.version == Version::HTTP_11
+        && header.headers.get("expect").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-async fn collect(session: &mut ServerSession, bounds: Bounds, announced: Option<usize>) -> Result<Bytes, Refusal> {
+/// Takes memory as the bytes arrive: what is only announced must not keep others out.
+async fn collect(
+    session: &mut ServerSession,
+    bounds: Bounds,
+    announced: Option<usize>,
+    share: &mut Permit,
+) -> Result<Bytes, Refusal> {
     let mut whole = BytesMut::new();
     loop {
         match session.read_request_body().await {
-            Ok(Some(part)) if whole.is_empty() && announced == Some(part.len()) => return Ok(part),
             Ok(Some(part)) => {
                 if whole.len() + part.len() > bounds.bytes {
                     return Err(too_large(bounds));
+                }
+                if !share.grow(part.len()) {
+                    return Err(too_many());
+                }
+                if whole.is_empty() && announced == Some(part.len()) {
+                    return Ok(part);
                 }
                 whole.extend_from_slice(&part);
             }
@@ -90,6 +104,10 @@ async fn collect(session: &mut ServerSession, bounds: Bounds, announced: Option<
             Err(_) => return Err(unreadable()),
         }
     }
+}
+
+fn too_many() -> Refusal {
+    Refusal::new(Code::Overloaded, "Too many bodies are being read at once").with_retry_after(1)
 }
 
 fn too_large(bounds: Bounds) -> Refusal {

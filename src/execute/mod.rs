@@ -29,6 +29,8 @@ use openexec_protocol::canonical;
 use openexec_protocol::refusal::{Code, Refusal};
 use openexec_protocol::request::Request;
 
+use uuid::Uuid;
+
 use self::authenticate::Authenticator;
 use self::authorise::Policy;
 use self::flight::{Boarding, Flights, Lead, Verdict};
@@ -181,6 +183,11 @@ impl Gate {
     }
 }
 
+/// A defect, with the id under which the log has more.
+fn internal_error(id: Uuid) -> Refusal {
+    Refusal::new(Code::InternalError, format!("A defect of this server; its log has more about {id}"))
+}
+
 /// One execution on its way: it holds the nonce's flight and a permit, and ends whether or not its client listens.
 struct Run {
     gate: Arc<Gate>,
@@ -230,9 +237,9 @@ impl Run {
     /// An action with effects, in a task of its own.
     async fn detached(self, effect: Arc<dyn Effect>) -> (Result<Answer, Refusal>, Timings) {
         tokio::spawn(self.effect(effect)).await.unwrap_or_else(|_| {
-            tracing::error!("an execution ended in a panic");
-            let refusal = Refusal::new(Code::InternalError, "A defect of this server; the outcome is in its ledger");
-            (Err(refusal), Timings::default())
+            let id = Uuid::new_v4();
+            tracing::error!(%id, "an execution ended in a panic");
+            (Err(internal_error(id)), Timings::default())
         })
     }
 

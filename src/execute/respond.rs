@@ -82,14 +82,20 @@ pub async fn refusal(session: &mut ServerSession, refusal: &Refusal) {
     if let Some(id) = &refusal.execution_id {
         headers.push(("OpenExec-Execution-Id", id));
     }
+    if let Some(allow) = refusal.allow {
+        headers.push(("Allow", allow));
+    }
     send(session, refusal.status, &headers, problem(refusal).into()).await;
 }
 
-/// Sends a refusal that says which methods there are.
-pub async fn method_not_allowed(session: &mut ServerSession, allow: &'static str) {
-    let refusal = Refusal::new(Code::MethodNotAllowed, format!("Only {allow} here"));
-    let headers = [("Content-Type", PROBLEM), ("Allow", allow)];
-    send(session, refusal.status, &headers, problem(&refusal).into()).await;
+/// Sends a refusal where the header could not be read.
+pub async fn to_unread(session: &mut ServerSession, refusal: &Refusal) {
+    write(session, refusal.status, &[("Content-Type", PROBLEM)], problem(refusal).into(), false).await;
+}
+
+/// Another method than these.
+pub fn method_not_allowed(allow: &'static str) -> Refusal {
+    Refusal { allow: Some(allow), ..Refusal::new(Code::MethodNotAllowed, format!("Only {allow} here")) }
 }
 
 /// Sends a document.
@@ -101,6 +107,11 @@ const PROBLEM: &str = "application/problem+json";
 
 /// A client that is gone, or does not read, gets nothing: what was decided is decided all the same.
 async fn send(session: &mut ServerSession, status: u16, headers: &[(&'static str, &str)], body: Bytes) {
+    let to_head = session.req_header().method == Method::HEAD;
+    write(session, status, headers, body, to_head).await;
+}
+
+async fn write(session: &mut ServerSession, status: u16, headers: &[(&'static str, &str)], body: Bytes, to_head: bool) {
     let header = ResponseHeader::build(status, Some(headers.len() + 4)).and_then(|mut header| {
         for (name, value) in headers {
             header.insert_header(*name, *value)?;
@@ -109,7 +120,6 @@ async fn send(session: &mut ServerSession, status: u16, headers: &[(&'static str
         Ok(header)
     });
     let header = header.expect("statuses and header values are ours");
-    let to_head = session.req_header().method == Method::HEAD;
     if session.write_response_header(Box::new(header)).await.is_err() || to_head {
         return;
     }

@@ -85,7 +85,7 @@ impl<L: Ledger> Ledger for Cached<L> {
         Ok(claimed)
     }
 
-    async fn record(&self, claim: Claim, outcome: Outcome) -> Result<Arc<Execution>, LedgerError> {
+    async fn record(&self, claim: &Claim, outcome: &Outcome) -> Result<Arc<Execution>, LedgerError> {
         self.ledger.record(claim, outcome).await
     }
 

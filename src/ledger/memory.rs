@@ -54,8 +54,8 @@ impl Ledger for Memory {
         self.rows.lock().claim(new, result, self.max_bytes)
     }
 
-    async fn record(&self, claim: Claim, outcome: Outcome) -> Result<Arc<Execution>, LedgerError> {
-        self.rows.lock().record(&claim, outcome)
+    async fn record(&self, claim: &Claim, outcome: &Outcome) -> Result<Arc<Execution>, LedgerError> {
+        self.rows.lock().record(claim, outcome.clone())
     }
 
     fn fence(&self) -> Option<DateTime<Utc>> {

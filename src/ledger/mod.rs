@@ -38,8 +38,8 @@ pub trait Ledger: Send + Sync {
     /// Stores a new execution durably, in state INTENT or, for a pure action, DONE.
     async fn claim(&self, new: NewExecution, result: Option<Done>) -> Result<Claimed, LedgerError>;
 
-    /// Settles a claim durably.
-    async fn record(&self, claim: Claim, outcome: Outcome) -> Result<Arc<Execution>, LedgerError>;
+    /// Settles a claim durably. What failed may be tried again.
+    async fn record(&self, claim: &Claim, outcome: &Outcome) -> Result<Arc<Execution>, LedgerError>;
 
     /// Approvals issued before this time cannot be known to be unused.
     fn fence(&self) -> Option<DateTime<Utc>>;
@@ -139,12 +139,22 @@ pub enum Claimed {
     ApprovalUsed,
 }
 
-/// Proof that an execution was claimed durably. Only a ledger makes one, and settling it consumes it.
+/// Proof that an execution was claimed durably. Only a ledger makes one.
 #[derive(Debug)]
 pub struct Claim {
     id: String,
     token: i64,
 }
+
+impl Claim {
+    /// For the ledgers alone: outside of them a claim is one of a kind.
+    fn again(&self) -> Self {
+        Claim { id: self.id.clone(), token: self.token }
+    }
+}
+
+/// What happens when nobody knows any more what the ledger's file holds. It should not return.
+pub type OnFatal = Arc<dyn Fn(&dyn std::fmt::Display) + Send + Sync>;
 
 /// Why the ledger did not do it. Nothing was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

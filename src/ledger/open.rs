@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{TimeDelta, Utc};
 
 use super::sqlite::{OpenError, OpenFile};
-use super::{Cached, Ledger, Memory};
+use super::{Cached, Ledger, Memory, OnFatal};
 use crate::config::ledger::{FencePolicy, LedgerConfig};
 use crate::metrics::Metrics;
 
@@ -71,7 +71,7 @@ impl Opening {
         clawshield: bool,
         skew: TimeDelta,
         metrics: Arc<Metrics>,
-        on_fatal: Box<dyn Fn(&rusqlite::Error) + Send>,
+        on_fatal: OnFatal,
     ) -> Result<Arc<dyn Ledger>, OpenError> {
         Ok(match self {
             Opening::Memory { max_bytes, fence } => {

@@ -19,7 +19,7 @@ use pingora::protocols::{
 };
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
 
 use super::head::{self, Extent, HeadError, Scan};
 use crate::config::Limits;
@@ -27,8 +27,8 @@ use crate::config::Limits;
 /// Bytes asked of the connection at once.
 const READ_SIZE: usize = 8 << 10;
 /// What is still read of a client that was refused, so that it sees the answer and not a reset.
-const LINGER_BYTES: usize = 256 << 10;
-const LINGER_TIME: Duration = Duration::from_secs(2);
+pub(crate) const LINGER_BYTES: usize = 256 << 10;
+pub(crate) const LINGER_TIME: Duration = Duration::from_secs(2);
 
 /// A connection between its client and Pingora.
 #[derive(Debug)]
@@ -38,32 +38,41 @@ pub struct Guarded {
     buffer: BytesMut,
     /// How many bytes of the present request Pingora may still have; `None`: chunked, as many as there are.
     allowance: Option<u64>,
+    /// How long the client may take to make room for more of an answer.
+    write_time: Duration,
+    /// Set while it makes none.
+    write_deadline: Option<Pin<Box<Sleep>>>,
+    /// It made none in time: nothing is written any more.
+    stuck: bool,
 }
 
 impl Guarded {
     /// Nothing of it is read yet.
-    pub fn new(inner: Stream) -> Self {
-        Guarded { inner, buffer: BytesMut::new(), allowance: Some(0) }
+    pub fn new(inner: Stream, write_time: Duration) -> Self {
+        let (buffer, allowance) = (BytesMut::new(), Some(0));
+        Guarded { inner, buffer, allowance, write_time, write_deadline: None, stuck: false }
     }
 
-    /// Waits for the next request until its head is whole and good. `false`: there will be none.
-    pub(super) async fn read_head(&mut self, limits: &Limits, shutdown: &ShutdownWatch) -> Result<bool, Refusal> {
-        if self.allowance.is_none() {
-            // Pingora gives a chunked request's connection back only when nothing of another one was read.
-            self.buffer.clear();
-        }
+    /// Waits for the next request until its head is whole and good. `None`: there will be none.
+    pub(super) async fn read_head(
+        &mut self,
+        limits: &Limits,
+        shutdown: &ShutdownWatch,
+    ) -> Result<Option<Extent>, Refusal> {
         let mut scan = Scan::default();
-        let mut deadline = None;
+        // The start of a request may have come with the end of the last one.
+        let mut deadline = (!self.buffer.is_empty()).then(|| Instant::now() + limits.header_time);
         loop {
             if let Some(end) = scan.find_end(&mut self.buffer).map_err(refuse)? {
                 if end > limits.header_bytes {
                     return Err(too_large(limits));
                 }
-                self.allowance = match head::check(&self.buffer[..end]).map_err(refuse)? {
+                let extent = head::check(&self.buffer[..end]).map_err(refuse)?;
+                self.allowance = match extent {
                     Extent::Bytes(bytes) => Some(bytes),
                     Extent::Chunked => None,
                 };
-                return Ok(true);
+                return Ok(Some(extent));
             }
             if self.buffer.len() > limits.header_bytes {
                 return Err(too_large(limits));
@@ -76,23 +85,23 @@ impl Guarded {
                     biased;
                     count = timeout(limits.idle_time, read) => match count {
                         Ok(count) => count,
-                        Err(_) => return Ok(false),
+                        Err(_) => return Ok(None),
                     },
-                    () = stopping(shutdown) => return Ok(false),
+                    () = stopping(shutdown) => return Ok(None),
                 },
             };
             match count {
                 Ok(1..) => {}
                 // Nobody is left to be told.
-                Ok(0) | Err(_) => return Ok(false),
+                Ok(0) | Err(_) => return Ok(None),
             }
             deadline.get_or_insert_with(|| Instant::now() + limits.header_time);
         }
     }
 
     /// Writes an answer and closes, giving the client a chance to read it.
-    pub(super) async fn write_last(&mut self, answer: &[u8], time: Duration) {
-        let written = timeout(time, async {
+    pub(super) async fn write_last(&mut self, answer: &[u8]) {
+        let written = timeout(self.write_time, async {
             self.inner.write_all(answer).await?;
             self.inner.flush().await?;
             AsyncWriteExt::shutdown(&mut self.inner).await
@@ -161,36 +170,59 @@ impl AsyncRead for Guarded {
     }
 }
 
+impl Guarded {
+    /// Lets a write wait for the client, but not for ever: Pingora's own deadline covers bodies only, and neither
+    /// headers nor flushes.
+    fn bounded<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut Stream>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.stuck {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        if let Poll::Ready(written) = write(Pin::new(&mut self.inner), cx) {
+            self.write_deadline = None;
+            return Poll::Ready(written);
+        }
+        let write_time = self.write_time;
+        let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(sleep(write_time)));
+        ready!(deadline.as_mut().poll(cx));
+        self.stuck = true;
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
 impl AsyncWrite for Guarded {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().bounded(cx, |inner, cx| inner.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, parts)
+        self.get_mut().bounded(cx, |inner, cx| inner.poll_write_vectored(cx, parts))
     }
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().bounded(cx, |inner, cx| inner.poll_flush(cx))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().bounded(cx, |inner, cx| inner.poll_shutdown(cx))
     }
 }
 
 #[async_trait]
 impl Shutdown for Guarded {
     async fn shutdown(&mut self) {
-        Shutdown::shutdown(&mut *self.inner).await;
+        let _ = timeout(self.write_time, Shutdown::shutdown(&mut *self.inner)).await;
     }
 }
 

@@ -37,6 +37,9 @@ impl Scan {
         while self.looked_at == 0 && buffer.starts_with(b"\r\n") {
             buffer.advance(2);
         }
+        if &buffer[..] == b"\r" {
+            return Ok(None); // half of an empty line, perhaps
+        }
         while let Some(found) = buffer[self.looked_at..].iter().position(|&b| b == b'\n') {
             let at = self.looked_at + found;
             if at == 0 || buffer[at - 1] != b'\r' {

@@ -8,10 +8,12 @@ mod head;
 mod permits;
 
 pub use guard::Guarded;
+pub(crate) use guard::{LINGER_BYTES, LINGER_TIME};
 pub use permits::{Permit, Permits};
 
 use std::sync::Arc;
 
+use self::head::Extent;
 use async_trait::async_trait;
 use openexec_protocol::refusal::{Code, Refusal};
 use pingora::apps::ServerApp;
@@ -38,6 +40,8 @@ pub struct Connections<S> {
     pub limits: Limits,
     /// Connections at once.
     pub permits: Arc<Permits>,
+    /// Requests that are being answered.
+    pub serving: Arc<Permits>,
     /// Where connections are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -45,15 +49,14 @@ pub struct Connections<S> {
 #[async_trait]
 impl<S: Service> ServerApp for Connections<S> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let connection = Guarded::new(stream);
+        let connection = Guarded::new(stream, self.limits.write_time);
         let Some(_permit) = self.permits.take() else {
             let full = Refusal::new(Code::Overloaded, "Too many connections").with_retry_after(1);
             self.refuse(connection, &full).await;
             return None;
         };
-        self.metrics.connections(1);
+        let _counted = self.metrics.connection();
         self.serve_all(connection, shutdown).await;
-        self.metrics.connections(-1);
         None
     }
 }
@@ -61,27 +64,31 @@ impl<S: Service> ServerApp for Connections<S> {
 impl<S: Service> Connections<S> {
     async fn serve_all(&self, mut connection: Guarded, shutdown: &ShutdownWatch) {
         for served in 1..=self.limits.connection_requests {
-            match connection.read_head(&self.limits, shutdown).await {
-                Ok(true) => {}
-                Ok(false) => return,
+            let extent = match connection.read_head(&self.limits, shutdown).await {
+                Ok(Some(extent)) => extent,
+                Ok(None) => return,
                 Err(refusal) => return self.refuse(connection, &refusal).await,
-            }
+            };
+            // Counted until the answer is written, so that a stop can wait for it.
+            let _serving = self.serving.take();
             let mut session = ServerSession::new_http1(Box::new(connection));
             session.set_read_timeout(Some(self.limits.body_time));
-            session.set_write_timeout(Some(self.limits.write_time));
             session.set_total_drain_timeout(Some(self.limits.body_time));
-            let stays = served < self.limits.connection_requests && !*shutdown.borrow();
-            session.set_keepalive(stays.then(|| self.limits.idle_time.as_secs().max(1)));
-            match session.read_request().await {
-                Ok(true) => self.service.serve(&mut session).await,
-                Ok(false) => return,
-                Err(_) => {
-                    let refusal = Refusal::new(Code::BadHttp, "The request cannot be read as HTTP");
-                    session.set_keepalive(None);
-                    respond::refusal(&mut session, &refusal).await;
-                    return;
-                }
+            session.set_keepalive(Some(self.limits.idle_time.as_secs().max(1)));
+            if !matches!(session.read_request().await, Ok(true)) {
+                // A target that passed our own check and is no URI.
+                let refusal = Refusal::new(Code::BadHttp, "Bad HTTP framing: a malformed target");
+                self.metrics.refused(refusal.code);
+                session.set_keepalive(None);
+                return respond::to_unread(&mut session, &refusal).await;
             }
+            // Set here, since reading the header sets it too. After a chunked body the connection closes: its framing
+            // is the last thing that two servers could read differently.
+            let last = served == self.limits.connection_requests || *shutdown.borrow();
+            if last || extent == Extent::Chunked {
+                session.set_keepalive(None);
+            }
+            self.service.serve(&mut session).await;
             let Ok(Some(reusable)) = session.finish().await else { return };
             let (stream, _) = reusable.into_parts();
             let Ok(back) = stream.into_any().downcast::<Guarded>() else { return };
@@ -91,6 +98,7 @@ impl<S: Service> Connections<S> {
 
     /// Answers without an HTTP session, and closes.
     async fn refuse(&self, mut connection: Guarded, refusal: &Refusal) {
-        connection.write_last(&respond::raw(refusal), self.limits.write_time).await;
+        self.metrics.refused(refusal.code);
+        connection.write_last(&respond::raw(refusal)).await;
     }
 }

@@ -39,6 +39,15 @@ impl Permits {
     }
 }
 
+impl Permit {
+    /// This many more, if as many are left.
+    pub fn grow(&mut self, amount: usize) -> bool {
+        let Some(mut more) = self.permits.take_many(amount) else { return false };
+        self.amount += std::mem::take(&mut more.amount);
+        true
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         self.permits.taken.fetch_sub(self.amount, Ordering::AcqRel);
@@ -59,6 +68,9 @@ mod tests {
         drop(two);
         assert_eq!(permits.taken(), 1);
         assert!(permits.take_many(3).is_none());
+        let mut one = one;
+        assert!(one.grow(2) && !one.grow(1));
+        assert_eq!(permits.taken(), 3);
         drop(one);
         assert!(permits.take_many(3).is_some());
     }

@@ -63,7 +63,9 @@ pub enum OpenError {
         found: i32,
     },
     /// Ours, but without its identity.
-    #[error("the ledger has no ledger_id: it is damaged; restore it from a backup and raise the fence")]
+    #[error(
+        "the ledger's own ledger_id or fence is missing or unreadable: restore it from a backup and raise the fence"
+    )]
     Incomplete,
     /// A library that is too old.
     #[error("SQLite {0} has a bug that can corrupt the ledger: build with 3.51.3 or later")]
@@ -151,9 +153,9 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     connection.execute_batch(
         "PRAGMA synchronous = FULL;
-         PRAGMA wal_autocheckpoint = 4000;
+         PRAGMA wal_autocheckpoint = 0;
          PRAGMA journal_size_limit = 67108864;
-         PRAGMA cache_size = -65536;
+         PRAGMA cache_size = -16384;
          PRAGMA trusted_schema = OFF;",
     )
 }

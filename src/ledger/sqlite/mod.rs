@@ -6,6 +6,7 @@ mod row;
 mod schema;
 mod writer;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -20,8 +21,8 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use self::keeper::Keeper;
-use self::writer::{Job, OnFatal, Progress, Writer};
-use super::{Claim, Claimed, Done, Execution, Ledger, LedgerError, NewExecution, Outcome, fence};
+use self::writer::{Job, Progress, Writer};
+use super::{Claim, Claimed, Done, Execution, Ledger, LedgerError, NewExecution, OnFatal, Outcome, fence};
 use crate::config::ledger::{FencePolicy, SqliteConfig};
 use crate::metrics::Metrics;
 
@@ -47,6 +48,7 @@ pub struct Sqlite {
     jobs: mpsc::Sender<Job>,
     readers: Arc<[Mutex<Connection>]>,
     progress: Arc<Progress>,
+    on_fatal: OnFatal,
     keeper: Mutex<Option<Keeper>>,
     fence: Option<DateTime<Utc>>,
     _lock: file::Lock,
@@ -118,12 +120,17 @@ impl OpenFile {
         let readers = (0..READERS).map(|_| file::connect_reader(&config.path).map(Mutex::new));
         let readers = readers.collect::<Result<_, _>>()?;
         let (jobs, queue) = mpsc::channel();
-        let writer = Writer { connection, progress: progress.clone(), metrics, on_fatal };
+        let writer = Writer { connection, progress: progress.clone(), metrics, on_fatal: on_fatal.clone() };
         std::thread::Builder::new()
             .name("ledger".to_owned())
-            .spawn(move || writer.run(&queue))
+            .spawn(move || {
+                let on_fatal = writer.on_fatal.clone();
+                if std::panic::catch_unwind(AssertUnwindSafe(|| writer.run(&queue))).is_err() {
+                    on_fatal(&"the ledger's writer panicked");
+                }
+            })
             .map_err(OpenError::Thread)?;
-        Ok(Sqlite { jobs, readers, progress, keeper: Mutex::new(Some(keeper)), fence, _lock: self.lock })
+        Ok(Sqlite { jobs, readers, progress, on_fatal, keeper: Mutex::new(Some(keeper)), fence, _lock: self.lock })
     }
 }
 
@@ -169,7 +176,10 @@ fn raise_fence(
         }
         Err(e) => return Err(OpenError::Anchor(config.anchor.clone(), e)),
     };
-    let fence = meta(connection, "fence")?.and_then(|text| timestamp::parse(&text));
+    let fence = match meta(connection, "fence")? {
+        None => None,
+        Some(text) => Some(timestamp::parse(&text).ok_or(OpenError::Incomplete)?),
+    };
     let findings = fence::Findings { ledger_id, is_new, last_seq, newest_row, fence, anchor };
     let (fence, reason) = fence::raise(&findings, config.fence == FencePolicy::Always, Utc::now(), skew);
     if let (Some(fence), Some(reason)) = (fence, reason) {
@@ -209,6 +219,9 @@ impl Ledger for Sqlite {
         match found.await {
             Ok(Ok(found)) => Ok(found.map(Arc::new)),
             Ok(Err(error)) => {
+                if writer::is_fatal(&error) {
+                    (self.on_fatal)(&error);
+                }
                 tracing::error!(%error, "the ledger could not be read");
                 Err(LedgerError::Unavailable)
             }
@@ -222,9 +235,9 @@ impl Ledger for Sqlite {
         answer.await.map_err(|_| LedgerError::Closed)?
     }
 
-    async fn record(&self, claim: Claim, outcome: Outcome) -> Result<Arc<Execution>, LedgerError> {
+    async fn record(&self, claim: &Claim, outcome: &Outcome) -> Result<Arc<Execution>, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job::Record(claim, outcome, reply)).map_err(|_| LedgerError::Closed)?;
+        self.jobs.send(Job::Record(claim.again(), outcome.clone(), reply)).map_err(|_| LedgerError::Closed)?;
         answer.await.map_err(|_| LedgerError::Closed)?
     }
 
@@ -233,7 +246,7 @@ impl Ledger for Sqlite {
     }
 
     fn trouble(&self) -> Option<&'static str> {
-        self.progress.full.load(Ordering::Relaxed).then_some("ledger_full")
+        self.progress.trouble()
     }
 
     async fn close(&self) {

@@ -6,6 +6,7 @@ pub(super) const APPLICATION_ID: i32 = 0x4f50_4558;
 /// `PRAGMA user_version`: a newer one is refused.
 pub(super) const SCHEMA_VERSION: i32 = 1;
 
+/// `OR` where `IN` would read better: SQLite builds a temporary table for each `IN` list at each insert.
 pub(super) const CREATE: &str = "
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
@@ -19,7 +20,8 @@ CREATE TABLE executions (
     nonce              TEXT NOT NULL,
     action             TEXT NOT NULL,
     action_hash        TEXT NOT NULL,
-    state              TEXT NOT NULL CHECK (state IN ('INTENT', 'DONE', 'NOT_EXECUTED', 'UNKNOWN')),
+    state              TEXT NOT NULL
+        CHECK (state = 'DONE' OR state = 'INTENT' OR state = 'NOT_EXECUTED' OR state = 'UNKNOWN'),
     claimed_at         TEXT NOT NULL,
     settled_at         TEXT,
     approval_id        TEXT,
@@ -35,7 +37,7 @@ CREATE UNIQUE INDEX executions_id ON executions (id);
 CREATE UNIQUE INDEX executions_nonce ON executions (tenant, nonce);
 CREATE UNIQUE INDEX executions_approval ON executions (tenant, approval_id) WHERE approval_id IS NOT NULL;
 CREATE UNIQUE INDEX executions_signed_text ON executions (signed_text_sha256) WHERE signed_text_sha256 IS NOT NULL;
-CREATE INDEX executions_unsettled ON executions (seq) WHERE state IN ('INTENT', 'UNKNOWN');
+CREATE INDEX executions_unsettled ON executions (seq) WHERE state = 'INTENT' OR state = 'UNKNOWN';
 ";
 
 /// Conflicts are no error: the caller finds out which it was.
@@ -53,6 +55,9 @@ pub(super) const SETTLE: &str = "
 UPDATE executions SET state = ?3, settled_at = ?4, status = ?5, receipt = ?6, result = ?7
 WHERE id = ?1 AND claim_token = ?2 AND state = 'INTENT'
 RETURNING id, action, action_hash, state, status, receipt, result";
+
+/// Writes without a change: whether it can be written.
+pub(super) const PROBE: &str = "UPDATE meta SET value = value WHERE key = 'ledger_id'";
 
 /// What an earlier process left: whether it happened cannot be known.
 pub(super) const ABANDON: &str = "UPDATE executions SET state = 'UNKNOWN' WHERE state = 'INTENT'";

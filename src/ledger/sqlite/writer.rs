@@ -4,8 +4,9 @@
 //! runs the next batch gathers by itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Duration;
 
 use chrono::Utc;
 use openexec_protocol::timestamp;
@@ -14,7 +15,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{row, schema};
-use crate::ledger::{Claim, Claimed, Done, Execution, LedgerError, NewExecution, Outcome, State};
+use crate::ledger::{Claim, Claimed, Done, Execution, LedgerError, NewExecution, OnFatal, Outcome, State};
 use crate::metrics::Metrics;
 
 /// Jobs of one commit, at most.
@@ -32,12 +33,32 @@ pub(super) enum Job {
 pub(super) struct Progress {
     /// The newest row that is durable.
     pub(super) last_seq: AtomicI64,
-    /// The last commit found no room.
-    pub(super) full: AtomicBool,
+    /// How the last commit ended: one of the words below.
+    last_commit: AtomicU8,
 }
 
-/// What the process must die of: after it nobody knows what the file holds.
-pub(super) type OnFatal = Box<dyn Fn(&rusqlite::Error) + Send>;
+const GOOD: u8 = 0;
+const FULL: u8 = 1;
+const FAILED: u8 = 2;
+
+impl Progress {
+    /// Why the last commit was none.
+    pub(super) fn trouble(&self) -> Option<&'static str> {
+        match self.last_commit.load(Ordering::Relaxed) {
+            GOOD => None,
+            FULL => Some("ledger_full"),
+            _ => Some("ledger_unavailable"),
+        }
+    }
+}
+
+/// How often a ledger in trouble tries whether it is over.
+const PROBE_PERIOD: Duration = Duration::from_secs(1);
+/// Bytes of new rows after which the WAL is copied into the database: large, so that pages that many rows touch are
+/// copied once.
+const CHECKPOINT_BYTES: usize = 64 << 20;
+/// What a row adds to the WAL beside its texts: a page of each index.
+const ROW_WAL_BYTES: usize = 16 << 10;
 
 /// Told after the commit, and only what the commit made true.
 enum Told {
@@ -73,9 +94,10 @@ impl Writer {
 
     fn serve(&self, jobs: &Receiver<Job>, mut statements: Statements<'_>) -> Option<oneshot::Sender<()>> {
         let mut batch = Vec::with_capacity(MAX_BATCH);
+        let mut since_checkpoint = 0;
         loop {
             let mut closing = None;
-            let mut next = jobs.recv().map_err(|_| TryRecvError::Disconnected);
+            let mut next = self.wait(jobs, &mut statements);
             loop {
                 match next {
                     Ok(Job::Close(done)) => closing = Some(done),
@@ -90,7 +112,12 @@ impl Writer {
                 next = jobs.try_recv();
             }
             if !batch.is_empty() {
+                since_checkpoint += batch.iter().map(wal_bytes).sum::<usize>();
                 self.commit(&mut statements, &mut batch);
+            }
+            if since_checkpoint >= CHECKPOINT_BYTES {
+                since_checkpoint = 0;
+                self.checkpoint();
             }
             if closing.is_some() {
                 return closing;
@@ -98,12 +125,46 @@ impl Writer {
         }
     }
 
+    /// The first job of a batch. A ledger in trouble does not wait for one to find out whether it is over: nobody sends
+    /// any to a server that is not ready.
+    fn wait(&self, jobs: &Receiver<Job>, statements: &mut Statements<'_>) -> Result<Job, TryRecvError> {
+        while self.progress.trouble().is_some() {
+            match jobs.recv_timeout(PROBE_PERIOD) {
+                Ok(job) => return Ok(job),
+                Err(RecvTimeoutError::Disconnected) => return Err(TryRecvError::Disconnected),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.commit_with(statements, &mut Vec::new(), |statements| statements.probe.execute([]).map(drop))
+                }
+            }
+        }
+        jobs.recv().map_err(|_| TryRecvError::Disconnected)
+    }
+
+    /// By hand, since the automatic one tells nobody when it fails. It may leave pages for the next one.
+    fn checkpoint(&self) {
+        if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+            if is_fatal(&error) {
+                (self.on_fatal)(&error);
+            }
+            tracing::error!(%error, "the ledger's WAL was not copied into the database");
+        }
+    }
+
     fn commit(&self, statements: &mut Statements<'_>, batch: &mut Vec<Job>) {
+        self.commit_with(statements, batch, |_| Ok(()));
+    }
+
+    fn commit_with(
+        &self,
+        statements: &mut Statements<'_>,
+        batch: &mut Vec<Job>,
+        first: impl FnOnce(&mut Statements<'_>) -> rusqlite::Result<()>,
+    ) {
         let started = std::time::Instant::now();
         let size = batch.len();
         let mut told: Vec<Told> = Vec::with_capacity(size);
         let mut seq = 0;
-        let mut failure = statements.begin.execute([]).err();
+        let mut failure = statements.begin.execute([]).and_then(|_| first(statements)).err();
         for job in batch.drain(..) {
             let dead = failure.is_some();
             let error = match job {
@@ -136,7 +197,7 @@ impl Writer {
         if let Some(error) = failure {
             self.fail(&error, statements, &mut told);
         } else {
-            self.progress.full.store(false, Ordering::Relaxed);
+            self.progress.last_commit.store(GOOD, Ordering::Relaxed);
             self.progress.last_seq.fetch_max(seq, Ordering::Release);
             self.metrics.ledger_committed(size, started.elapsed());
         }
@@ -161,7 +222,7 @@ impl Writer {
             (self.on_fatal)(&error);
         }
         let full = is_full(error);
-        self.progress.full.store(full, Ordering::Relaxed);
+        self.progress.last_commit.store(if full { FULL } else { FAILED }, Ordering::Relaxed);
         let reason = if full { LedgerError::Full } else { LedgerError::Unavailable };
         for told in told {
             match told {
@@ -170,6 +231,17 @@ impl Writer {
             }
         }
     }
+}
+
+fn wal_bytes(job: &Job) -> usize {
+    let texts = match job {
+        Job::Claim(new, result, _) => {
+            new.payload.as_ref().map_or(0, String::len) + result.as_ref().map_or(0, |done| done.result.len())
+        }
+        Job::Record(_, Outcome::Done(done), _) => done.result.len(),
+        Job::Record(..) | Job::Close(_) => 0,
+    };
+    ROW_WAL_BYTES + texts
 }
 
 /// The statement's own failure becomes its caller's answer, and is looked at once more for the batch.
@@ -184,15 +256,18 @@ fn split<T>(outcome: rusqlite::Result<Result<T, LedgerError>>) -> (Result<T, Led
 }
 
 fn is_full(error: &rusqlite::Error) -> bool {
+    // The second: no room for the index of the WAL, which SQLite takes for a fault of the disk.
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+        || error.sqlite_error().is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
 }
 
 /// Corruption, or a write that the disk did not take: going on could contradict what is on it.
-fn is_fatal(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::SystemIoFailure)
-    )
+pub(super) fn is_fatal(error: &rusqlite::Error) -> bool {
+    !is_full(error)
+        && matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::SystemIoFailure)
+        )
 }
 
 struct Statements<'c> {
@@ -202,6 +277,7 @@ struct Statements<'c> {
     claim: Statement<'c>,
     look_up: Statement<'c>,
     settle: Statement<'c>,
+    probe: Statement<'c>,
     connection: &'c Connection,
 }
 
@@ -214,6 +290,7 @@ impl<'c> Statements<'c> {
             claim: connection.prepare(schema::CLAIM)?,
             look_up: connection.prepare(schema::LOOK_UP)?,
             settle: connection.prepare(schema::SETTLE)?,
+            probe: connection.prepare(schema::PROBE)?,
             connection,
         })
     }

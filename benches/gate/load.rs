@@ -1,0 +1,143 @@
+//! A closed loop of connections, each with its own requests, signed beforehand.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::{TimeDelta, Utc};
+use openexec_protocol::approval::{self, HmacKey, Terms};
+use openexec_protocol::canonical::Limits;
+use openexec_protocol::request::Request;
+use openexec_protocol::timestamp;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use uuid::Uuid;
+
+use crate::process::Usage;
+
+pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
+pub(crate) const TENANT: &str = "tenant-001";
+
+/// Requests as bytes: every nonce and every approval is new.
+pub(crate) struct Load {
+    requests: Vec<Vec<u8>>,
+}
+
+/// One server in one round.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) rate: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) cpu_us: f64,
+    pub(crate) commits_per_second: f64,
+    pub(crate) batch: f64,
+    requests: usize,
+    seconds: f64,
+}
+
+impl Load {
+    pub(crate) fn mint(count: usize, body_bytes: usize) -> Self {
+        let key = HmacKey::new(SECRET.as_bytes());
+        // Within the allowed skew, and behind the fence of a server that started a moment ago.
+        let issued_at = timestamp::print(Utc::now() + TimeDelta::seconds(29));
+        Load { requests: (0..count).map(|_| request(&key, &issued_at, body_bytes)).collect() }
+    }
+
+    pub(crate) fn run(self, address: &str, connections: usize) -> Measured {
+        let count = self.requests.len();
+        let mut shares: Vec<Vec<Vec<u8>>> = vec![Vec::new(); connections];
+        for (at, request) in self.requests.into_iter().enumerate() {
+            shares[at % connections].push(request);
+        }
+        let address: Arc<str> = address.into();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (seconds, mut latencies) = runtime.block_on(async {
+            let mut clients = Vec::new();
+            for share in shares {
+                clients.push((TcpStream::connect(&*address).await.unwrap(), share));
+            }
+            let started = Instant::now();
+            let clients: Vec<_> =
+                clients.into_iter().map(|(stream, share)| tokio::spawn(client(stream, share))).collect();
+            let mut latencies = Vec::with_capacity(count);
+            for client in clients {
+                latencies.extend(client.await.unwrap());
+            }
+            (started.elapsed().as_secs_f64(), latencies)
+        });
+        assert_eq!(latencies.len(), count);
+        latencies.sort_by(f64::total_cmp);
+        Measured {
+            rate: count as f64 / seconds,
+            p50_ms: latencies[count / 2] * 1e3,
+            p99_ms: latencies[count * 99 / 100] * 1e3,
+            cpu_us: 0.0,
+            commits_per_second: 0.0,
+            batch: 0.0,
+            requests: count,
+            seconds,
+        }
+    }
+}
+
+impl Measured {
+    pub(crate) fn add_usage(&mut self, before: &Usage, after: &Usage) {
+        let commits = after.commits - before.commits;
+        self.cpu_us = (after.cpu_seconds - before.cpu_seconds) * 1e6 / self.requests as f64;
+        self.commits_per_second = commits / self.seconds;
+        self.batch = if commits > 0.0 { (after.rows - before.rows) / commits } else { 0.0 };
+    }
+}
+
+fn request(key: &HmacKey, issued_at: &str, body_bytes: usize) -> Vec<u8> {
+    let nonce = Uuid::new_v4();
+    let fixed = 395;
+    let note = "pay the invoice of the month, as agreed; ".repeat(30);
+    let payload = format!(
+        r#"{{"to":"GB33BUKB20201555555555","amount":1250.75,"currency":"EUR","lines":[{{"sku":"A-17","qty":3}}],"note":"{}"}}"#,
+        &note[..body_bytes.saturating_sub(fixed + 115)]
+    );
+    let plain = format!(r#"{{"action":"echo","payload":{payload},"nonce":"{nonce}"}}"#);
+    let parsed = Request::parse(plain.as_bytes(), Limits::default()).unwrap();
+    let approval_id = Uuid::new_v4().to_string();
+    let terms = Terms { approval_id: &approval_id, tenant_id: TENANT, issued_at };
+    let artifact = approval::mint(key, parsed.action_hash(), &terms).unwrap().to_json();
+    let body = format!(r#"{},"approval_artifact":{artifact}}}"#, &plain[..plain.len() - 1]);
+    assert!(body.len().abs_diff(body_bytes) < 40, "{}", body.len());
+    let head = format!(
+        "POST /execute HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    [head, body].concat().into_bytes()
+}
+
+async fn client(mut stream: TcpStream, requests: Vec<Vec<u8>>) -> Vec<f64> {
+    stream.set_nodelay(true).unwrap();
+    let mut latencies = Vec::with_capacity(requests.len());
+    let mut buffer = vec![0; 16 << 10];
+    for request in requests {
+        let sent = Instant::now();
+        stream.write_all(&request).await.unwrap();
+        read_answer(&mut stream, &mut buffer).await;
+        latencies.push(sent.elapsed().as_secs_f64());
+    }
+    latencies
+}
+
+async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) {
+    let mut filled = 0;
+    loop {
+        let read = stream.read(&mut buffer[filled..]).await.unwrap();
+        assert!(read > 0, "the server closed: {}", String::from_utf8_lossy(&buffer[..filled]));
+        filled += read;
+        let mut fields = [httparse::EMPTY_HEADER; 32];
+        let mut response = httparse::Response::new(&mut fields);
+        let Ok(httparse::Status::Complete(head)) = response.parse(&buffer[..filled]) else { continue };
+        let length = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length")).unwrap();
+        let length: usize = std::str::from_utf8(length.value).unwrap().parse().unwrap();
+        if filled >= head + length {
+            assert_eq!(response.code, Some(200), "{}", String::from_utf8_lossy(&buffer[..filled]));
+            return;
+        }
+    }
+}
