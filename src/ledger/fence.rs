@@ -1,6 +1,6 @@
 //! The fence: approvals issued before it are refused, because the ledger cannot know whether they were used.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 use super::Anchor;
 
@@ -61,7 +61,13 @@ pub fn raise(
     }
     let anchor_time = findings.anchor.as_ref().ok().and_then(Option::as_ref).map(|anchor| anchor.time);
     let newest = [Some(now), anchor_time, findings.newest_row].into_iter().flatten().max().unwrap_or(now);
-    (findings.fence.max(Some(newest + skew)), reason)
+    (findings.fence.max(Some(whole_micros(newest + skew))), reason)
+}
+
+/// What is stored has microseconds; a fence is rounded up to them, never down.
+fn whole_micros(time: DateTime<Utc>) -> DateTime<Utc> {
+    let down = time.trunc_subsecs(6);
+    if down < time { down + TimeDelta::microseconds(1) } else { down }
 }
 
 #[cfg(test)]

@@ -1,0 +1,15 @@
+//! Over real sockets. One binary: it links once and runs fast.
+
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
+
+mod admin;
+mod cli;
+mod contract;
+mod crash;
+mod files;
+mod http;
+mod readme;
+mod replay;
+mod stop;
+mod support;
+mod vectors;

@@ -1,0 +1,447 @@
+//! A server in this process or in one of its own, and a client that sees every byte.
+
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use openexec::app::{self, Parts, Running};
+use openexec::clock::{Clock, SystemClock};
+use openexec::config::Config;
+use openexec::registry::Registry;
+use openexec_protocol::approval::{self, HmacKey, Terms};
+use openexec_protocol::canonical::Limits;
+use openexec_protocol::request::Request;
+use openexec_protocol::timestamp;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+pub const SECRET: &str = "test-secret-key-of-32-bytes-or-so";
+pub const TENANT: &str = "tenant-001";
+/// Longer than anything takes that works.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a server of a test is made of.
+pub struct Setup {
+    pub environment: HashMap<&'static str, String>,
+    pub file: Option<String>,
+    pub registry: Registry,
+    pub clock: Arc<dyn Clock>,
+    pub directory: Arc<TempDir>,
+}
+
+impl Setup {
+    /// Demo mode, asked for by name, on a durable ledger in a directory of its own.
+    pub fn demo() -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let ledger = format!("sqlite:///{}", directory.path().join("openexec.db").display());
+        let environment = HashMap::from([
+            ("OPENEXEC_MODE", "demo".to_owned()),
+            ("OPENEXEC_LISTEN", "127.0.0.1:0".to_owned()),
+            ("OPENEXEC_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
+            ("OPENEXEC_DB_URL", ledger),
+        ]);
+        Setup { environment, file: None, registry: Registry::builtin(), clock: Arc::new(SystemClock), directory }
+    }
+
+    pub fn clawshield() -> Self {
+        Setup::demo()
+            .with("OPENEXEC_MODE", "clawshield")
+            .with("CLAWSHIELD_SECRET_KEY", SECRET)
+            .with("CLAWSHIELD_TENANT_ID", TENANT)
+    }
+
+    pub fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.environment.insert(name, value.to_owned());
+        self
+    }
+
+    pub fn without(mut self, name: &'static str) -> Self {
+        self.environment.remove(name);
+        self
+    }
+
+    pub fn file(mut self, yaml: &str) -> Self {
+        self.file = Some(yaml.to_owned());
+        self
+    }
+
+    pub fn registry(self, registry: Registry) -> Self {
+        Setup { registry, ..self }
+    }
+
+    pub fn at(self, time: &str) -> Self {
+        Setup { clock: Arc::new(Stopped(timestamp::parse(time).unwrap())), ..self }
+    }
+
+    pub fn config_path(&self) -> Option<PathBuf> {
+        self.file.as_ref().map(|yaml| {
+            let path = self.directory.path().join("openexec.yaml");
+            std::fs::write(&path, yaml).unwrap();
+            path
+        })
+    }
+
+    pub fn ledger(&self) -> PathBuf {
+        self.directory.path().join("openexec.db")
+    }
+
+    /// In this process.
+    pub fn start(&self) -> Server {
+        let config = Config::load(self.config_path().as_deref(), &self.environment).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let parts = Parts { config, registry: self.registry.clone(), clock: self.clock.clone() };
+        let running = runtime.block_on(app::start(parts)).unwrap();
+        Server {
+            address: running.listen,
+            admin: running.admin_listen,
+            running: Some(running),
+            runtime: Some(runtime),
+            _directory: self.directory.clone(),
+        }
+    }
+
+    /// As a command of the real binary.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_openexec"));
+        command.env_clear().envs(&self.environment).args(arguments).current_dir(self.directory.path());
+        if let Some(path) = self.config_path() {
+            command.arg("--config").arg(path);
+        }
+        command
+    }
+
+    /// As a process of its own.
+    pub fn spawn(&self) -> Process {
+        Process::start(self.command(&[]).env("OPENEXEC_LISTEN", free()).env("OPENEXEC_ADMIN_LISTEN", free()))
+    }
+}
+
+struct Stopped(DateTime<Utc>);
+
+impl Clock for Stopped {
+    fn now(&self) -> DateTime<Utc> {
+        self.0
+    }
+}
+
+/// An address that was free a moment ago.
+pub fn free() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+pub struct Server {
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    running: Option<Running>,
+    runtime: Option<Runtime>,
+    _directory: Arc<TempDir>,
+}
+
+impl Server {
+    pub fn client(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    pub fn execute(&self, body: &str) -> Response {
+        self.client().execute(body)
+    }
+
+    /// An innocent request must still work, after whatever happened before.
+    pub fn must_be_well(&self) {
+        let response = self.client().get("/health");
+        assert_eq!((response.status, &response.json()["status"]), (200, &json!("healthy")));
+    }
+
+    pub fn metric(&self, line: &str) -> f64 {
+        metric(self.admin, line)
+    }
+
+    pub fn stop(mut self) {
+        self.stop_now();
+    }
+
+    fn stop_now(&mut self) {
+        if let (Some(runtime), Some(running)) = (self.runtime.take(), self.running.take()) {
+            runtime.block_on(running.stop());
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop_now();
+    }
+}
+
+pub fn metric(admin: SocketAddr, line: &str) -> f64 {
+    let text = Client::connect(admin).get("/metrics").text();
+    let found = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+    found.unwrap_or_else(|| panic!("no {line} in {text}")).parse().unwrap()
+}
+
+/// The real binary; killed when dropped.
+pub struct Process {
+    pub child: Child,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+impl Process {
+    pub fn start(command: &mut Command) -> Self {
+        let variable = |name: &str| {
+            let value = command.get_envs().find(|(found, _)| *found == name).and_then(|(_, value)| value);
+            value.unwrap().to_str().unwrap().parse().unwrap()
+        };
+        let (address, admin) = (variable("OPENEXEC_LISTEN"), variable("OPENEXEC_ADMIN_LISTEN"));
+        let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process = Process { child, address, admin };
+        let deadline = Instant::now() + PATIENCE;
+        while !process.is_ready() {
+            if let Some(status) = process.child.try_wait().unwrap() {
+                panic!("ended with {status}: {}", process.stderr());
+            }
+            assert!(Instant::now() < deadline, "not ready in time");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        process
+    }
+
+    fn is_ready(&self) -> bool {
+        let Ok(stream) = TcpStream::connect(self.admin) else { return false };
+        Client::new(stream).send_get("/readyz").is_some_and(|response| response.status == 200)
+    }
+
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for the end, and gives the exit code and what was printed.
+    pub fn end(mut self) -> (Option<i32>, String) {
+        let status = wait(&mut self.child);
+        let printed = self.stderr();
+        (status.code(), printed)
+    }
+
+    fn stderr(&mut self) -> String {
+        let mut text = String::new();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            let _ = stderr.read_to_string(&mut text);
+        }
+        text
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn wait(child: &mut Child) -> std::process::ExitStatus {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "it does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// One connection.
+pub struct Client {
+    pub stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Self {
+        Client::new(TcpStream::connect(address).unwrap())
+    }
+
+    fn new(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Client { stream, buffer: Vec::new() }
+    }
+
+    pub fn execute(&mut self, body: &str) -> Response {
+        self.try_execute(body).expect("an answer")
+    }
+
+    /// `None` where the connection ends without an answer.
+    pub fn try_execute(&mut self, body: &str) -> Option<Response> {
+        self.post("/execute", body)
+    }
+
+    pub fn post(&mut self, path: &str, body: &str) -> Option<Response> {
+        self.send(&format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+    }
+
+    pub fn get(&mut self, path: &str) -> Response {
+        self.send_get(path).expect("an answer")
+    }
+
+    fn send_get(&mut self, path: &str) -> Option<Response> {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+    }
+
+    /// Raw bytes, and the answer to them.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> Option<Response> {
+        // A server that has answered already may have closed its side.
+        let _ = self.stream.write_all(bytes.as_ref());
+        self.read()
+    }
+
+    pub fn read(&mut self) -> Option<Response> {
+        self.read_to(true)
+    }
+
+    /// An answer without a body, as to HEAD.
+    pub fn read_head(&mut self) -> Option<Response> {
+        self.read_to(false)
+    }
+
+    fn read_to(&mut self, has_body: bool) -> Option<Response> {
+        let end = loop {
+            if let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+                break end + 4;
+            }
+            if self.fill() == 0 {
+                return None;
+            }
+        };
+        let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
+        let mut lines = head.split("\r\n");
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let headers: Vec<_> = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect();
+        let mut response = Response { status, headers, body: Vec::new() };
+        if !has_body || status == 100 {
+            return Some(response);
+        }
+        let length: usize = response.header("content-length").unwrap().parse().unwrap();
+        while self.buffer.len() < length {
+            assert!(self.fill() > 0, "the body ends early");
+        }
+        response.body = self.buffer.drain(..length).collect();
+        Some(response)
+    }
+
+    fn fill(&mut self) -> usize {
+        let mut part = [0; 16 << 10];
+        match self.stream.read(&mut part) {
+            Ok(count) => {
+                self.buffer.extend_from_slice(&part[..count]);
+                count
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => 0,
+            Err(e) => panic!("no answer in time: {e}"),
+        }
+    }
+
+    /// Nothing more comes, and the connection is closed.
+    pub fn must_be_closed(&mut self) {
+        assert!(self.buffer.is_empty(), "{}", String::from_utf8_lossy(&self.buffer));
+        assert_eq!(self.fill(), 0, "{}", String::from_utf8_lossy(&self.buffer));
+    }
+}
+
+impl Response {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut found = self.headers.iter().filter(|(n, _)| n == name);
+        let first = found.next();
+        assert!(found.next().is_none(), "{name} twice");
+        first.map(|(_, value)| value.as_str())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).unwrap()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+
+    /// A refusal, complete in all its parts.
+    #[track_caller]
+    pub fn must_be(&self, status: u16, code: &str, detail: &str) {
+        let problem = self.json();
+        assert_eq!((self.status, problem["code"].as_str()), (status, Some(code)), "{problem}");
+        assert_eq!(problem["status"], json!(status));
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        assert!(problem["title"].is_string() && problem["type"].is_string(), "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(detail), "{problem}");
+        let retry_after = problem.get("retry_after").map(Value::to_string);
+        assert_eq!(self.header("retry-after"), retry_after.as_deref());
+        assert_eq!(self.header("openexec-execution-id"), problem.get("execution_id").and_then(Value::as_str));
+        assert_eq!(self.header("openexec-receipt"), None);
+    }
+
+    #[track_caller]
+    pub fn must_be_executed(&self, replayed: bool) -> Value {
+        assert_eq!(self.status, 200, "{}", self.text());
+        let answer = self.json();
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        assert_eq!(self.header("openexec-execution-id"), answer["id"].as_str());
+        assert_eq!(self.header("openexec-receipt"), answer["receipt"].as_str());
+        assert_eq!(self.header("openexec-replayed"), Some(if replayed { "true" } else { "false" }));
+        assert_eq!(answer["approved"], json!(true));
+        answer
+    }
+}
+
+/// A request of demo mode.
+pub fn request(action: &str, payload: &Value, nonce: &str) -> String {
+    json!({"action": action, "payload": payload, "nonce": nonce}).to_string()
+}
+
+/// How an approval differs from a good one.
+pub struct Approval<'a> {
+    pub secret: &'a str,
+    pub approval_id: &'a str,
+    pub tenant: &'a str,
+    pub issued_at: String,
+}
+
+impl Default for Approval<'_> {
+    fn default() -> Self {
+        Approval { secret: SECRET, approval_id: "approval-1", tenant: TENANT, issued_at: timestamp::print(Utc::now()) }
+    }
+}
+
+/// A request of ClawShield mode.
+pub fn approved(action: &str, payload: &Value, nonce: &str, approval: &Approval<'_>) -> String {
+    let mut body: Value = serde_json::from_str(&request(action, payload, nonce)).unwrap();
+    let parsed = Request::parse(body.to_string().as_bytes(), Limits::default()).unwrap();
+    let terms = Terms { approval_id: approval.approval_id, tenant_id: approval.tenant, issued_at: &approval.issued_at };
+    let artifact = approval::mint(&HmacKey::new(approval.secret.as_bytes()), parsed.action_hash(), &terms).unwrap();
+    body["approval_artifact"] = serde_json::from_str(&artifact.to_json()).unwrap();
+    body.to_string()
+}
+
+pub fn vectors(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
