@@ -1,1 +1,147 @@
+//! The commands, as a person runs them.
 
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::support::{Approval, SECRET, Setup, approved, request};
+
+fn run(command: &mut Command, input: &str) -> Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A command that refuses its arguments reads nothing.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn what_is_minted_is_executed() {
+    let setup = Setup::clawshield();
+    let server = setup.start();
+    let minted = run(&mut setup.command(&["mint", "-"]), r#"{"nonce":"n","action":"add","payload":{"b":1,"a":2}}"#);
+    assert!(minted.status.success(), "{}", text(&minted.stderr));
+    let answer = server.execute(&text(&minted.stdout));
+    assert_eq!(answer.must_be_executed(false)["result"], json!({"sum": 3}));
+    let artifact = run(
+        &mut setup.command(&["mint", "-", "--artifact-only", "--approval-id", "a-1", "--tenant", "t-2"]),
+        &request("echo", &json!({}), "n"),
+    );
+    let artifact: Value = serde_json::from_slice(&artifact.stdout).unwrap();
+    assert_eq!((&artifact["approval_id"], &artifact["tenant_id"]), (&json!("a-1"), &json!("t-2")));
+    let bad = run(&mut setup.command(&["mint", "-", "--approval-id", "a:b"]), &request("echo", &json!({}), "n"));
+    assert_eq!((bad.status.code(), text(&bad.stderr).contains("`approval_id` must be")), (Some(2), true));
+}
+
+#[test]
+fn an_approval_is_explained_step_by_step() {
+    let setup = Setup::clawshield();
+    let verify = |body: &str| {
+        let output = run(&mut setup.command(&["verify", "approval", "-"]), body);
+        (output.status.code(), text(&output.stdout))
+    };
+    let (code, said) = verify(&approved("echo", &json!({}), "n", &Approval::default()));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(said.matches("yes  ").count(), 8, "{said}");
+    let forged = Approval { secret: "wrong", tenant: "tenant-002", ..Approval::default() };
+    let (code, said) = verify(&approved("echo", &json!({"a": 1}), "n", &forged).replace("\"a\":1", "\"a\":2"));
+    assert_eq!(code, Some(1));
+    for line in [
+        "NO   the action hash is this request's: Action hash mismatch",
+        "NO   the signature is authentic: Invalid signature",
+        "NO   the tenant is this server's: Tenant mismatch",
+        "yes  the issuer is known",
+        "---  it is fresh now",
+    ] {
+        assert!(said.contains(line), "{line:?} is not in {said}");
+    }
+    let old = Approval { issued_at: "2026-02-17T10:00:00Z".to_owned(), ..Approval::default() };
+    let (code, said) = verify(&approved("echo", &json!({}), "n", &old));
+    assert_eq!((code, said.contains("NO   it is fresh now: Approval artifact expired")), (Some(1), true), "{said}");
+    let (code, said) = verify(&request("echo", &json!({}), "n"));
+    assert_eq!((code, said.contains("requires an approval artifact")), (Some(1), true), "{said}");
+    assert_eq!(verify("{").0, Some(1));
+}
+
+#[test]
+fn a_receipt_is_checked_offline() {
+    let setup = Setup::demo();
+    let server = setup.start();
+    let answer = server.execute(&request("echo", &json!({"b": [1, 2.50], "a": "Zoë: 1, 2"}), "n")).text();
+    let verify = |answer: &str| run(&mut setup.command(&["verify", "receipt", "-"]), answer).status.code();
+    assert_eq!(verify(&answer), Some(0));
+    assert_eq!(verify(&answer.replace("Zo", "Jo")), Some(1));
+    // Re-printed by another program it is still the same result.
+    let reprinted = serde_json::to_string_pretty(&serde_json::from_str::<Value>(&answer).unwrap()).unwrap();
+    assert_eq!(verify(&reprinted), Some(0));
+    assert_eq!(verify("{}"), Some(2));
+}
+
+#[test]
+fn everything_that_is_wrong_is_listed_at_once() {
+    let setup = Setup::clawshield()
+        .with("OPENEXEC_LISTEN", "everywhere")
+        .with("OPENEXEC_DB_URL", "mysql://root:hunter2@db/x")
+        .with("CLAWSHIELD_TENANT_ID", "not a tenant")
+        .with("CLAWSHIELD_SECRET_KEY_FILE", "/nowhere");
+    for arguments in [&["validate"][..], &[]] {
+        let output = run(&mut setup.command(arguments), "");
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        for word in ["OPENEXEC_LISTEN must be", "OPENEXEC_DB_URL must be", "CLAWSHIELD_TENANT_ID must be", "both set"] {
+            assert!(said.contains(word), "{word:?} is not in {said}");
+        }
+        assert!(!said.contains("hunter2") && !said.contains(SECRET), "{said}");
+    }
+    let file = Setup::clawshield().file("mode: clawshield\nreplay:\n  on_mismatch: original\n");
+    let output = run(&mut file.command(&["validate"]), "");
+    assert!(text(&output.stderr).contains("replay.on_mismatch may be `original` in demo mode only"));
+    let unknown = Setup::demo().file("limits:\n  in_fligth: 5\n");
+    let said = text(&run(&mut unknown.command(&["validate"]), "").stderr);
+    assert!(said.contains("openexec.yaml") && said.contains("in_fligth") && said.contains('2'), "{said}");
+    let good = run(&mut Setup::clawshield().command(&["validate"]), "");
+    assert_eq!((good.status.code(), text(&good.stdout).contains("is good: clawshield mode")), (Some(0), true));
+}
+
+#[test]
+fn demo_mode_is_not_got_by_accident() {
+    let accident = |setup: Setup| {
+        let output = run(&mut setup.without("OPENEXEC_MODE").command(&[]), "");
+        assert_eq!(output.status.code(), Some(78));
+        text(&output.stderr)
+    };
+    assert!(accident(Setup::demo().with("OPENEXEC_LISTEN", "0.0.0.0:0")).contains("can be reached by others"));
+    for key in ["CLAWSHIELD_SECRET_KEY", "CLAWSHIELD_PUBLIC_KEY_FILE", "CLAWSHIELD_API_KEY"] {
+        assert!(accident(Setup::demo().with(key, "x")).contains(&format!("{key} is set but OPENEXEC_MODE is not")));
+    }
+}
+
+#[test]
+fn secrets_come_from_files_too() {
+    let setup = Setup::clawshield();
+    let path = setup.directory.path().join("secret");
+    std::fs::write(&path, format!("{SECRET}\n")).unwrap();
+    let setup = setup.without("CLAWSHIELD_SECRET_KEY").with("CLAWSHIELD_SECRET_KEY_FILE", path.to_str().unwrap());
+    let server = setup.start();
+    server.execute(&approved("echo", &json!({}), "n", &Approval::default())).must_be_executed(false);
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(&mut Setup::demo().with("OPENEXEC_LISTEN", &address).command(&["serve"]), "");
+    assert_eq!(output.status.code(), Some(69));
+    assert!(text(&output.stderr).contains(&format!("{address} cannot be listened on")));
+}
+
+#[test]
+fn help_names_the_commands_and_the_exit_codes() {
+    let help = text(&run(&mut Setup::demo().command(&["--help"]), "").stdout);
+    for word in ["serve", "validate", "mint", "verify", "Exit codes", "OPENEXEC_CONFIG"] {
+        assert!(help.contains(word), "{word:?} is not in {help}");
+    }
+}

@@ -1,1 +1,225 @@
+//! What can be wrong with the ledger's file: each has a defined outcome and a message that says what to do.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use serde_json::json;
+
+use crate::support::{Approval, Client, PATIENCE, Process, Setup, approved, free, request, wait};
+
+/// A start that fails: its exit code, and what it says.
+#[track_caller]
+fn must_not_start(setup: &Setup, code: i32, words: &[&str]) {
+    let mut child = setup.command(&[]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let status = wait(&mut child);
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+    assert_eq!(status.code(), Some(code), "{said}");
+    for word in words {
+        assert!(said.contains(word), "{word:?} is not in {said}");
+    }
+}
+
+#[test]
+fn a_second_process_on_the_same_file_is_told_who_has_it() {
+    let setup = Setup::demo();
+    let first = setup.spawn();
+    must_not_start(&setup, 75, &["in use by process", &first.child.id().to_string()]);
+    assert_eq!(Client::connect(first.address).execute(&request("echo", &json!({}), "n")).status, 200);
+}
+
+#[test]
+fn a_file_of_another_program_is_left_alone() {
+    let setup = Setup::demo();
+    let foreign = Connection::open(setup.ledger()).unwrap();
+    foreign.execute_batch("CREATE TABLE songs (title TEXT); INSERT INTO songs VALUES ('x')").unwrap();
+    drop(foreign);
+    let before = std::fs::read(setup.ledger()).unwrap();
+    must_not_start(&setup, 78, &["another program", "OPENEXEC_DB_URL"]);
+    let songs: i64 =
+        Connection::open(setup.ledger()).unwrap().query_row("SELECT count(*) FROM songs", [], |r| r.get(0)).unwrap();
+    assert_eq!(songs, 1);
+    assert!(std::fs::read(setup.ledger()).unwrap() == before, "not a byte of it is changed");
+}
+
+#[test]
+fn the_0_2_0_services_file_is_recognised() {
+    let setup = Setup::demo();
+    Connection::open(setup.ledger())
+        .unwrap()
+        .execute_batch(
+            "CREATE TABLE execution_logs (id VARCHAR PRIMARY KEY, action VARCHAR NOT NULL, payload TEXT NOT NULL,
+             result TEXT NOT NULL, nonce VARCHAR NOT NULL UNIQUE, approved BOOLEAN)",
+        )
+        .unwrap();
+    must_not_start(&setup, 78, &["OpenExec 0.2.0", "openexec ledger import"]);
+}
+
+#[test]
+fn a_newer_schema_is_refused() {
+    let setup = Setup::demo();
+    setup.start().stop();
+    Connection::open(setup.ledger()).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    must_not_start(&setup, 78, &["schema version 99"]);
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused() {
+    let setup = Setup::demo();
+    std::fs::write(setup.ledger(), "this is no database, and long enough to be looked at as one").unwrap();
+    must_not_start(&setup, 74, &["damaged or is no SQLite file", "backup"]);
+}
+
+#[test]
+fn a_damaged_file_is_found_by_the_check_after_a_crash() {
+    let setup = Setup::demo();
+    let process = setup.spawn();
+    for n in 0..200 {
+        Client::connect(process.address).execute(&request("echo", &json!({"a": "x".repeat(500)}), &n.to_string()));
+    }
+    process.signal("TERM");
+    process.end();
+    let mut bytes = std::fs::read(setup.ledger()).unwrap();
+    assert!(bytes.len() > 40_000);
+    bytes[16_384..28_672].fill(0xa5);
+    std::fs::write(setup.ledger(), &bytes).unwrap();
+    // A crash: the mark of a clean stop is gone. (The page that holds it is not one of the damaged.)
+    let connection = Connection::open(setup.ledger()).unwrap();
+    connection.execute("UPDATE meta SET value = '0' WHERE key = 'clean'", []).unwrap();
+    drop(connection);
+    must_not_start(&setup, 74, &["damaged", "backup"]);
+}
+
+#[test]
+fn a_missing_file_is_not_made_where_that_is_forbidden() {
+    let setup = Setup::demo().file("ledger: {create: false}");
+    must_not_start(&setup, 78, &["ledger.create is false"]);
+    assert!(!setup.ledger().exists());
+}
+
+#[test]
+fn accidental_demo_mode_does_not_open_a_real_ledger() {
+    let setup = Setup::clawshield();
+    setup.start().stop();
+    let demo = Setup::demo().without("OPENEXEC_MODE");
+    let demo = Setup { directory: setup.directory.clone(), ..demo };
+    let demo = demo.with("OPENEXEC_DB_URL", &format!("sqlite:///{}", setup.ledger().display()));
+    must_not_start(&demo, 78, &["served ClawShield mode", "OPENEXEC_MODE=clawshield"]);
+    // Asked for by name it may: the empty tenant sees nothing of the other.
+    demo.with("OPENEXEC_MODE", "demo").start().must_be_well();
+}
+
+/// Runs a script in a mount namespace of its own, then the server. Root has one for the asking, others through a user
+/// namespace.
+fn in_mount_namespace(setup: &Setup, script: &str, url: &str) -> Command {
+    let root = std::fs::metadata("/proc/self").unwrap();
+    let is_root = std::os::unix::fs::MetadataExt::uid(&root) == 0;
+    let server = env!("CARGO_BIN_EXE_openexec");
+    let mut command = Command::new("unshare");
+    command
+        .args(if is_root { &["--mount"][..] } else { &["--user", "--map-root-user", "--mount"][..] })
+        .args(["sh", "-ec", &format!("{script}\nexec {server}")])
+        .envs(&setup.environment)
+        .env("OPENEXEC_DB_URL", url)
+        .env("OPENEXEC_LISTEN", free())
+        .env("OPENEXEC_ADMIN_LISTEN", free())
+        .current_dir(setup.directory.path());
+    command
+}
+
+#[test]
+fn a_read_only_mount_is_said_to_be_one() {
+    let setup = Setup::demo();
+    let inside = setup.directory.path().join("inside");
+    std::fs::create_dir(&inside).unwrap();
+    let url = format!("sqlite:///{}/openexec.db", inside.display());
+    let script = format!("mount -t tmpfs -o ro none {}", inside.display());
+    let output = in_mount_namespace(&setup, &script, &url).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(74), "{said}");
+    assert!(said.contains("cannot be opened for writing") && said.contains("Read-only file system"), "{said}");
+}
+
+#[test]
+fn a_full_disk_refuses_and_heals() {
+    let setup = Setup::demo();
+    let inside = setup.directory.path().join("inside");
+    std::fs::create_dir(&inside).unwrap();
+    let url = format!("sqlite:///{}/openexec.db", inside.display());
+    let directory = inside.display();
+    let script = format!("mount -t tmpfs -o size=2m none {directory}\nhead -c 700000 /dev/zero > {directory}/filler");
+    let process = Process::start(&mut in_mount_namespace(&setup, &script, &url));
+    let execute = |nonce: &str| {
+        Client::connect(process.address).execute(&request("echo", &json!({"a": "x".repeat(60_000)}), nonce))
+    };
+    let mut stored = Vec::new();
+    let full = loop {
+        let nonce = stored.len().to_string();
+        let response = execute(&nonce);
+        if response.status != 200 {
+            break response;
+        }
+        stored.push(response);
+        assert!(stored.len() < 100, "2 MiB hold more than 6");
+    };
+    assert!(!stored.is_empty());
+    full.must_be(503, "ledger_unavailable", "nothing was executed");
+    let readyz = || Client::connect(process.admin).get("/readyz");
+    assert_eq!((readyz().status, readyz().text()), (503, "ledger_full\n".to_owned()));
+    // What is stored is still answered.
+    for (nonce, response) in stored.iter().enumerate() {
+        assert_eq!(execute(&nonce.to_string()).body, response.body);
+    }
+    // Room again: it notices by itself.
+    let filler = format!("/proc/{}/root{directory}/filler", process.child.id());
+    std::fs::remove_file(Path::new(&filler)).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while readyz().status != 200 {
+        assert!(Instant::now() < deadline, "still {}", readyz().text());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    execute(&stored.len().to_string()).must_be_executed(false);
+}
+
+#[test]
+fn a_ledger_that_stops_to_be_writable_is_a_503_and_not_ready() {
+    let setup = Setup::clawshield();
+    let server = setup.start();
+    server.execute(&approved("echo", &json!({}), "1", &Approval::default())).must_be_executed(false);
+    // Another program holds the write lock for longer than anyone waits.
+    let other = Connection::open(setup.ledger()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let second = Approval { approval_id: "approval-2", ..Approval::default() };
+    let refused = server.execute(&approved("echo", &json!({}), "2", &second));
+    refused.must_be(503, "ledger_unavailable", "nothing was executed");
+    assert_eq!(server.client().get("/ready").json()["reasons"], json!(["ledger_unavailable"]));
+    other.execute_batch("ROLLBACK").unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while server.client().get("/ready").status != 200 {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    server.execute(&approved("echo", &json!({}), "2", &second)).must_be_executed(false);
+}
+
+#[test]
+fn a_person_can_read_it() {
+    let setup = Setup::clawshield();
+    let server = setup.start();
+    let answer = server.execute(&approved("add", &json!({"a": 1}), "n", &Approval::default())).json();
+    // While it is in use, and without a right to write.
+    let reader = Connection::open_with_flags(setup.ledger(), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let row: (String, String, String, String, String) = reader
+        .query_row("SELECT id, state, approval_id, result, receipt FROM executions WHERE nonce = 'n'", [], |r| {
+            Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?))
+        })
+        .unwrap();
+    let expected = (answer["id"].as_str().unwrap(), answer["receipt"].as_str().unwrap());
+    assert_eq!((row.0.as_str(), row.4.as_str()), expected);
+    assert_eq!((row.1.as_str(), row.2.as_str(), row.3.as_str()), ("DONE", "approval-1", r#"{"sum": 1}"#));
+    let mode = std::fs::metadata(setup.ledger()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "results are nobody else's: {mode:o}");
+}

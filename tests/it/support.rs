@@ -291,7 +291,7 @@ impl Client {
     }
 
     pub fn post(&mut self, path: &str, body: &str) -> Option<Response> {
-        self.send(&format!(
+        self.send(format!(
             "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         ))
@@ -302,7 +302,7 @@ impl Client {
     }
 
     fn send_get(&mut self, path: &str) -> Option<Response> {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
     }
 
     /// Raw bytes, and the answer to them.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -116,6 +117,10 @@ pub(super) fn take(config: &SqliteConfig) -> Result<(Lock, bool), OpenError> {
         .and_then(|()| file.rewind())
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .map_err(not_writable)?;
+    if !exists {
+        // Results are nobody else's. SQLite gives its side files the same mode.
+        File::options().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(not_writable)?;
+    }
     Ok((Lock(file), exists))
 }
 
@@ -161,7 +166,7 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Opens the file for a reader.
-pub(super) fn connect_reader(path: &Path) -> Result<Connection, OpenError> {
+pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(Duration::from_secs(5))?;
@@ -179,23 +184,23 @@ fn explain(path: &Path, error: rusqlite::Error) -> OpenError {
     }
 }
 
-/// No table yet: a file that was created and not filled, by us or by `touch`.
-pub(super) fn is_empty(connection: &Connection) -> Result<bool, OpenError> {
-    Ok(connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?)
-}
-
-/// Refuses what is not ours, and says whose it is.
-pub(super) fn recognise(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+/// Whether the file is a ledger; `false`: it holds nothing yet. Refuses what is not ours, and says whose it is.
+pub(super) fn recognise(path: &Path) -> Result<bool, OpenError> {
+    let connection = connect_reader(path).map_err(|e| explain(path, e))?;
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
+    let is_empty = connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0));
+    if is_empty.map_err(|e| explain(path, e))? {
+        return Ok(false);
+    }
     if pragma("application_id")? != schema::APPLICATION_ID {
-        return Err(if is_legacy(connection)? {
+        return Err(if is_legacy(&connection)? {
             OpenError::Legacy(path.to_owned())
         } else {
             OpenError::Foreign(path.to_owned())
         });
     }
     match pragma("user_version")? {
-        schema::SCHEMA_VERSION => Ok(()),
+        schema::SCHEMA_VERSION => Ok(true),
         found => Err(OpenError::Newer { path: path.to_owned(), found }),
     }
 }

@@ -64,12 +64,11 @@ impl OpenFile {
             return Err(OpenError::OldSqlite(rusqlite::version()));
         }
         let (lock, exists) = file::take(&config)?;
+        // Looked at before it is opened for writing, which would change the first page of a file that is not ours.
+        let is_new = !exists || !file::recognise(&config.path)?;
         let connection = file::connect(&config.path)?;
-        let is_new = !exists || file::is_empty(&connection)?;
         if is_new {
             create(&connection)?;
-        } else {
-            file::recognise(&connection, &config.path)?;
         }
         let ledger_id = meta(&connection, "ledger_id")?.ok_or(OpenError::Incomplete)?;
         let was_clean = is_new || meta(&connection, "clean")?.as_deref() == Some("1");
