@@ -1,6 +1,6 @@
 //! What a request costs before anything is stored: 1 KiB parsed, spelled canonically, hashed and verified.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::hint::black_box;
 

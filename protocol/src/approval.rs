@@ -115,7 +115,7 @@ impl Artifact {
     }
 }
 
-/// A shared secret. It is never printed, and its key schedule is wiped when it is dropped.
+/// A shared secret. It is never printed.
 #[derive(Clone)]
 pub struct HmacKey {
     keyed: Hmac<Sha256>,

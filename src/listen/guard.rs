@@ -99,14 +99,14 @@ impl Guarded {
         }
     }
 
-    /// Writes an answer and closes, giving the client a chance to read it.
-    pub(super) async fn write_last(&mut self, answer: &[u8]) {
+    /// Writes an answer and closes. With `linger` the client gets a chance to read it even if it is still sending.
+    pub(super) async fn write_last(&mut self, answer: &[u8], linger: bool) {
         let written = timeout(self.write_time, async {
             self.inner.write_all(answer).await?;
             self.inner.flush().await?;
             AsyncWriteExt::shutdown(&mut self.inner).await
         });
-        if !matches!(written.await, Ok(Ok(()))) {
+        if !matches!(written.await, Ok(Ok(()))) || !linger {
             return;
         }
         let linger = async {

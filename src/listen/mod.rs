@@ -52,7 +52,8 @@ impl<S: Service> ServerApp for Connections<S> {
         let connection = Guarded::new(stream, self.limits.write_time);
         let Some(_permit) = self.permits.take() else {
             let full = Refusal::new(Code::Overloaded, "Too many connections").with_retry_after(1);
-            self.refuse(connection, &full).await;
+            // Without lingering: it would hold one more descriptor than there may be.
+            self.refuse(connection, &full, false).await;
             return None;
         };
         let _counted = self.metrics.connection();
@@ -67,7 +68,7 @@ impl<S: Service> Connections<S> {
             let extent = match connection.read_head(&self.limits, shutdown).await {
                 Ok(Some(extent)) => extent,
                 Ok(None) => return,
-                Err(refusal) => return self.refuse(connection, &refusal).await,
+                Err(refusal) => return self.refuse(connection, &refusal, true).await,
             };
             // Counted until the answer is written, so that a stop can wait for it.
             let _serving = self.serving.take();
@@ -97,8 +98,8 @@ impl<S: Service> Connections<S> {
     }
 
     /// Answers without an HTTP session, and closes.
-    async fn refuse(&self, mut connection: Guarded, refusal: &Refusal) {
+    async fn refuse(&self, mut connection: Guarded, refusal: &Refusal, linger: bool) {
         self.metrics.refused(refusal.code);
-        connection.write_last(&respond::raw(refusal)).await;
+        connection.write_last(&respond::raw(refusal), linger).await;
     }
 }

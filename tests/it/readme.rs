@@ -1,1 +1,105 @@
+//! The README's lines, as they stand there, in the order of the page. A newcomer's terminal, so to say.
 
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::Setup;
+
+fn blocks() -> Vec<String> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let mut blocks = Vec::new();
+    let mut rest = text.as_str();
+    while let Some((_, block)) = rest.split_once("```sh\n") {
+        let (block, after) = block.split_once("```").unwrap();
+        blocks.push(block.to_owned());
+        rest = after;
+    }
+    blocks
+}
+
+/// Ends the whole group: `make`, and what it started.
+struct Terminal(Child);
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-TERM", "--", &format!("-{}", self.0.id())]).status();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_lines_of_the_readme_do_what_it_says() {
+    // A directory of its own that looks like the checkout, since the lines leave files behind.
+    let directory = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(env!("CARGO_MANIFEST_DIR")).unwrap() {
+        let entry = entry.unwrap();
+        if !entry.file_name().to_string_lossy().contains(".db") {
+            symlink(entry.path(), directory.path().join(entry.file_name())).unwrap();
+        }
+    }
+    let blocks = blocks();
+    let (first, others) = blocks.split_first().unwrap();
+    assert_eq!(first, "make run\n");
+    let mut first = Command::new("bash");
+    std::os::unix::process::CommandExt::process_group(&mut first, 0);
+    let terminal = first
+        .args(["-ec", "make run"])
+        .current_dir(directory.path())
+        .env_remove("CARGO_TARGET_DIR")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut terminal = Terminal(terminal);
+    // It builds first.
+    let deadline = Instant::now() + Duration::from_secs(1_800);
+    while std::net::TcpStream::connect("127.0.0.1:5000").is_err() {
+        assert!(terminal.0.try_wait().unwrap().is_none(), "make run ended");
+        assert!(Instant::now() < deadline, "make run does not serve");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    // One script, in the shell that a person would type it into; a marker behind each block.
+    let script = format!("set -eo pipefail -m\n{}", others.join("\necho; echo ---\n"));
+    let output = Command::new("bash").args(["-c", &script]).current_dir(directory.path()).output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}\n{errors}");
+    let printed: Vec<&str> = printed.split("\n---\n").map(str::trim).collect();
+    let [executed, replayed, started, added, forged, explained, receipt, _killed] = printed[..] else {
+        panic!("{printed:?}");
+    };
+    let executed: Value = serde_json::from_str(executed).unwrap();
+    assert_eq!(executed["result"]["echo"]["msg"], "hello");
+    for line in [
+        format!("OpenExec-Execution-Id: {}", executed["id"].as_str().unwrap()),
+        format!("OpenExec-Receipt: {}", executed["receipt"].as_str().unwrap()),
+        "OpenExec-Replayed: true".to_owned(),
+    ] {
+        assert!(replayed.lines().any(|found| found.trim() == line), "{line:?} is not in {replayed}");
+    }
+    assert_eq!(started, "ok");
+    let added: Value = serde_json::from_str(added).unwrap();
+    assert_eq!((&added["result"]["sum"], &added["approved"]), (&5.into(), &true.into()));
+    let forged: Value = serde_json::from_str(forged).unwrap();
+    assert_eq!((&forged["status"], &forged["code"]), (&403.into(), &"approval_hash_mismatch".into()));
+    assert!(explained.contains("NO   the action hash is this request's"), "{explained}");
+    assert!(explained.contains("yes  the signature is authentic"), "{explained}");
+    assert_eq!(receipt, "valid: this is the result of that execution");
+}
+
+#[test]
+fn the_example_configuration_is_the_default() {
+    let example = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/openexec.yaml")).unwrap();
+    let setup = Setup::demo();
+    let path = setup.directory.path().join("example.yaml");
+    std::fs::write(&path, example).unwrap();
+    let nothing = std::collections::HashMap::<&str, String>::new();
+    let by_name = std::collections::HashMap::from([("OPENEXEC_MODE", "demo".to_owned())]);
+    let example = openexec::config::Config::load(Some(&path), &nothing).unwrap();
+    let default = openexec::config::Config::load(None, &by_name).unwrap();
+    assert_eq!(format!("{example:?}"), format!("{default:?}"));
+}

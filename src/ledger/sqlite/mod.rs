@@ -1,5 +1,6 @@
 //! The embedded ledger: one SQLite file, one writer thread, readers beside it.
 
+mod checkpointer;
 mod file;
 mod keeper;
 mod row;
@@ -20,6 +21,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use self::checkpointer::Checkpointer;
 use self::keeper::Keeper;
 use self::writer::{Job, Progress, Writer};
 use super::{Claim, Claimed, Done, Execution, Ledger, LedgerError, NewExecution, OnFatal, Outcome, fence};
@@ -119,7 +121,10 @@ impl OpenFile {
         let readers = (0..READERS).map(|_| file::connect_reader(&config.path).map(Mutex::new));
         let readers = readers.collect::<Result<_, _>>()?;
         let (jobs, queue) = mpsc::channel();
-        let writer = Writer { connection, progress: progress.clone(), metrics, on_fatal: on_fatal.clone() };
+        let checkpointer =
+            Checkpointer::new(file::connect(&config.path)?, on_fatal.clone()).map_err(OpenError::Thread)?;
+        let (progress_seen, on_fatal_too) = (progress.clone(), on_fatal.clone());
+        let writer = Writer { connection, progress: progress_seen, metrics, on_fatal: on_fatal_too, checkpointer };
         std::thread::Builder::new()
             .name("ledger".to_owned())
             .spawn(move || {

@@ -14,6 +14,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Statement, params};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::checkpointer::{Checkpointer, checkpoint};
 use super::{row, schema};
 use crate::ledger::{Claim, Claimed, Done, Execution, LedgerError, NewExecution, OnFatal, Outcome, State};
 use crate::metrics::Metrics;
@@ -71,6 +72,7 @@ pub(super) struct Writer {
     pub(super) progress: Arc<Progress>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) on_fatal: OnFatal,
+    pub(super) checkpointer: Checkpointer,
 }
 
 impl Writer {
@@ -117,6 +119,10 @@ impl Writer {
             }
             if since_checkpoint >= CHECKPOINT_BYTES {
                 since_checkpoint = 0;
+                self.checkpointer.start();
+            }
+            if self.checkpointer.is_done() {
+                // Only what was committed meanwhile is left; with all of it copied the WAL starts anew.
                 self.checkpoint();
             }
             if closing.is_some() {
@@ -140,14 +146,8 @@ impl Writer {
         jobs.recv().map_err(|_| TryRecvError::Disconnected)
     }
 
-    /// By hand, since the automatic one tells nobody when it fails. It may leave pages for the next one.
     fn checkpoint(&self) {
-        if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-            if is_fatal(&error) {
-                (self.on_fatal)(&error);
-            }
-            tracing::error!(%error, "the ledger's WAL was not copied into the database");
-        }
+        checkpoint(&self.connection, &*self.on_fatal);
     }
 
     fn commit(&self, statements: &mut Statements<'_>, batch: &mut Vec<Job>) {
