@@ -1,7 +1,7 @@
 //! Logs: text on a terminal, JSON otherwise; on standard error.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,6 +16,9 @@ const DEFAULT_FILTER: &str = "info";
 const PERIOD: Duration = Duration::from_millis(50);
 /// Lines that nobody takes are dropped behind this: a full pipe must not hold up executions, nor fill the memory.
 const MAX_BYTES: usize = 4 << 20;
+
+/// How long the end waits for whoever takes the lines.
+const LAST_WRITE: Duration = Duration::from_secs(1);
 
 /// Lines that are not written yet.
 static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
@@ -47,15 +50,24 @@ pub fn start(environment: &impl Environment) {
             let _ = std::thread::Builder::new().name("log".to_owned()).spawn(|| {
                 loop {
                     std::thread::sleep(PERIOD);
-                    flush();
+                    write_gathered();
                 }
             });
         });
     }
 }
 
-/// Writes what is gathered.
+/// Writes what is left, unless nobody takes it: a full pipe must not keep the process from ending either.
 pub fn flush() {
+    let (done, written) = mpsc::channel();
+    let _ = std::thread::Builder::new().spawn(move || {
+        write_gathered();
+        done.send(())
+    });
+    let _ = written.recv_timeout(LAST_WRITE);
+}
+
+fn write_gathered() {
     let _order = OUTPUT.lock();
     let lines = std::mem::take(&mut *LINES.lock());
     if !lines.is_empty() {

@@ -1,5 +1,7 @@
 //! What must hold for every value, and what CPython says about thousands of them.
 
+#![allow(missing_docs, clippy::unwrap_used)]
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 

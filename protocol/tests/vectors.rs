@@ -1,5 +1,7 @@
 //! The contract as data, which CPython wrote: `tests/vectors/` of the workspace.
 
+#![allow(missing_docs, clippy::unwrap_used)]
+
 use openexec_protocol::approval::{self, HmacKey, Verifier};
 use openexec_protocol::canonical::{CanonicalText, Limits};
 use openexec_protocol::receipt::{self, ResultText};

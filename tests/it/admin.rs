@@ -68,3 +68,17 @@ fn an_execution_is_one_line_without_anything_that_is_nobodys_business() {
         assert!(lines.iter().any(|line| line["message"] == word), "{word}");
     }
 }
+
+#[test]
+fn a_log_that_nobody_reads_holds_nothing_up() {
+    let process = Setup::demo().with("OPENEXEC_DB_URL", "memory:").spawn();
+    let mut client = Client::connect(process.address);
+    // Several times what a pipe holds.
+    for nonce in 0..1_500 {
+        client.execute(&request("echo", &json!({}), &nonce.to_string())).must_be_executed(false);
+    }
+    process.signal("TERM");
+    let (code, log) = process.end();
+    assert_eq!(code, Some(0));
+    assert!(log.len() < 300_000, "the rest was dropped");
+}
