@@ -30,6 +30,7 @@ fn main() {
     let mut columns = vec![
         Column::new("lean Pingora", Server::lean()),
         Column::new("openexec, memory:", Server::openexec("memory:", "info")),
+        Column::new("  the same, log off", Server::openexec("memory:", "warn")),
         Column::new("openexec, SQLite synced", Server::openexec("sqlite", "info")),
     ];
     // The ledger's fence of a start in `memory:` must be behind the approvals.

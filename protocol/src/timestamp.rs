@@ -1,6 +1,6 @@
 //! The one spelling of time that approvals use.
 
-use chrono::{DateTime, Datelike, FixedOffset, NaiveDate, NaiveTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, FixedOffset, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
 
 /// Reads `\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)?` when it names a real instant; without
 /// an offset it is UTC.
@@ -27,7 +27,7 @@ pub fn parse(text: &str) -> Option<DateTime<Utc>> {
 
 /// The time as `openexec mint` writes it: UTC, microseconds, `Z`.
 pub fn print(time: DateTime<Utc>) -> String {
-    time.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 fn digits(bytes: &[u8]) -> Option<u32> {

@@ -1,5 +1,7 @@
 //! Logs: text on a terminal, JSON otherwise; on standard error.
 
+mod json;
+
 use std::io::{self, IsTerminal, Write};
 use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
@@ -8,6 +10,7 @@ use parking_lot::Mutex;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use self::json::JsonLines;
 use crate::config::env::{self, Environment};
 
 /// One line an execution, and what an operator can do something about.
@@ -42,7 +45,7 @@ pub fn start(environment: &impl Environment) {
     let started = if text {
         subscriber.with_ansi(io::stderr().is_terminal()).try_init()
     } else {
-        subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+        subscriber.event_format(JsonLines).try_init()
     };
     if started.is_ok() {
         FLUSHER.get_or_init(|| {
