@@ -5,7 +5,7 @@ use openexec_protocol::refusal::{Code, Refusal};
 use uuid::Uuid;
 
 use super::authorise::Approved;
-use crate::ledger::{ConsumedApproval, LedgerError, NewExecution};
+use crate::ledger::{LedgerError, NewExecution};
 
 /// A new execution's id. Ordered by time (RFC 9562, version 7), so that the ledger's index grows at its end.
 pub(super) fn new_id() -> String {
@@ -21,10 +21,7 @@ pub(super) fn new_execution(id: String, approved: &Approved<'_>, now: DateTime<U
         nonce: request.nonce().to_owned(),
         action: request.action().to_owned(),
         action_hash: *request.action_hash(),
-        approval: authenticated.approval().map(|approval| ConsumedApproval {
-            approval_id: approval.approval_id().to_owned(),
-            signed_text_sha256: approval.signed_text_sha256().to_owned(),
-        }),
+        approval_id: authenticated.approval().map(|approval| approval.approval_id().to_owned()),
         payload: None,
         claimed_at: now,
     }

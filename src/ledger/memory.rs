@@ -26,7 +26,6 @@ struct Rows {
     tokens: i64,
     nonces: HashMap<Arc<str>, HashMap<String, Arc<Execution>>>,
     approvals: HashSet<(Arc<str>, String)>,
-    signed_texts: HashSet<String>,
     /// Claims that are not settled, by execution id.
     open: HashMap<String, OpenClaim>,
 }
@@ -83,10 +82,8 @@ impl Rows {
         if let Some(known) = self.find(&new.tenant, &new.nonce) {
             return Ok(Claimed::Known(known));
         }
-        let approval = new.approval.map(|a| ((new.tenant.clone(), a.approval_id), a.signed_text_sha256));
-        if let Some((id, text)) = &approval
-            && (self.approvals.contains(id) || self.signed_texts.contains(text))
-        {
+        let approval = new.approval_id.map(|id| (new.tenant.clone(), id));
+        if approval.as_ref().is_some_and(|approval| self.approvals.contains(approval)) {
             return Ok(Claimed::ApprovalUsed);
         }
         let result_bytes = result.as_ref().map_or(0, |done| done.result.len());
@@ -95,10 +92,7 @@ impl Rows {
             return Err(LedgerError::Full);
         }
         self.bytes += bytes;
-        if let Some((id, text)) = approval {
-            self.approvals.insert(id);
-            self.signed_texts.insert(text);
-        }
+        self.approvals.extend(approval);
         self.tokens += 1;
         let claim = Claim { id: new.id.clone(), token: self.tokens };
         let state = match result {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A claim is durable when [`Ledger::claim`] returns it, and only then may anything be dispatched. It is unique by
-//! `(tenant, nonce)`, by `(tenant, approval_id)` and by the SHA-256 of the signed text, all checked in the claim's own
+//! `(tenant, nonce)` and by `(tenant, approval_id)`, both checked in the claim's own
 //! transaction. Every later change is a compare-and-set on (id, claim token, state).
 
 mod anchor;
@@ -65,20 +65,11 @@ pub struct NewExecution {
     /// What an approval of it names.
     pub action_hash: ActionHash,
     /// The approval that it consumes.
-    pub approval: Option<ConsumedApproval>,
+    pub approval_id: Option<String>,
     /// The canonical payload, kept where a recovery may need it.
     pub payload: Option<String>,
     /// When it was claimed.
     pub claimed_at: DateTime<Utc>,
-}
-
-/// An approval as single use counts it.
-#[derive(Clone, Debug)]
-pub struct ConsumedApproval {
-    /// The approver's id.
-    pub approval_id: String,
-    /// SHA-256 of the text under the signature, in hex.
-    pub signed_text_sha256: String,
 }
 
 /// A result with its receipt.

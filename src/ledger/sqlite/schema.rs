@@ -25,7 +25,6 @@ CREATE TABLE executions (
     claimed_at         TEXT NOT NULL,
     settled_at         TEXT,
     approval_id        TEXT,
-    signed_text_sha256 TEXT,
     claim_token        INTEGER,
     payload            TEXT,
     status             INTEGER,
@@ -36,15 +35,14 @@ CREATE TABLE executions (
 CREATE UNIQUE INDEX executions_id ON executions (id);
 CREATE UNIQUE INDEX executions_nonce ON executions (tenant, nonce);
 CREATE UNIQUE INDEX executions_approval ON executions (tenant, approval_id) WHERE approval_id IS NOT NULL;
-CREATE UNIQUE INDEX executions_signed_text ON executions (signed_text_sha256) WHERE signed_text_sha256 IS NOT NULL;
 CREATE INDEX executions_unsettled ON executions (seq) WHERE state = 'INTENT' OR state = 'UNKNOWN';
 ";
 
 /// Conflicts are no error: the caller finds out which it was.
 pub(super) const CLAIM: &str = "
 INSERT INTO executions (id, tenant, nonce, action, action_hash, state, claimed_at, settled_at,
-                        approval_id, signed_text_sha256, claim_token, payload, status, receipt, result)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+                        approval_id, claim_token, payload, status, receipt, result)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
 ON CONFLICT DO NOTHING";
 
 pub(super) const LOOK_UP: &str = "

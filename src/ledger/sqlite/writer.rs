@@ -57,7 +57,7 @@ impl Progress {
 const PROBE_PERIOD: Duration = Duration::from_secs(1);
 /// Bytes of new rows after which the WAL is copied into the database: large, so that pages that many rows touch are
 /// copied once.
-const CHECKPOINT_BYTES: usize = 64 << 20;
+const CHECKPOINT_BYTES: usize = 256 << 20;
 /// What a row adds to the WAL beside its texts: a page of each index.
 const ROW_WAL_BYTES: usize = 16 << 10;
 
@@ -306,7 +306,6 @@ impl<'c> Statements<'c> {
         let claimed_at = timestamp::print(new.claimed_at);
         let state = result.map_or(State::Intent, |done| State::Settled(Outcome::Done(done)));
         let (status, receipt, text) = row::state_columns(&state);
-        let approval = new.approval.as_ref();
         let inserted = self.claim.execute(params![
             new.id,
             &*new.tenant,
@@ -316,8 +315,7 @@ impl<'c> Statements<'c> {
             row::state_word(&state),
             claimed_at,
             status.map(|_| &claimed_at),
-            approval.map(|a| &a.approval_id),
-            approval.map(|a| &a.signed_text_sha256),
+            new.approval_id,
             status.is_none().then_some(token),
             new.payload,
             status,
@@ -334,7 +332,7 @@ impl<'c> Statements<'c> {
         let known = self.look_up.query_row(params![&*new.tenant, new.nonce], row::execution).optional()?;
         Ok(match known {
             Some(execution) => Ok(Claimed::Known(Arc::new(execution))),
-            None if new.approval.is_some() => Ok(Claimed::ApprovalUsed),
+            None if new.approval_id.is_some() => Ok(Claimed::ApprovalUsed),
             // The id is random; if it is taken all the same, the caller may try again with another.
             None => Err(LedgerError::Unavailable),
         })
