@@ -3,6 +3,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod alone;
 mod lean;
 mod load;
 mod process;
@@ -35,6 +36,7 @@ fn main() {
     ];
     // The ledger's fence of a start in `memory:` must be behind the approvals.
     std::thread::sleep(Duration::from_secs(2));
+    let mut alone = Vec::new();
     for round in 0..=rounds {
         for column in &mut columns {
             let before = column.server.usage();
@@ -46,8 +48,12 @@ fn main() {
                 column.rounds.push(measured);
             }
         }
+        alone.push(alone::rate(requests, CONNECTIONS));
     }
     report(&columns, rounds, requests);
+    let alone = median(alone);
+    let ratio = alone / columns[0].median(|m| m.rate);
+    println!("\nthe SQLite ledger alone, without HTTP or checks: {alone:.0} claims/s, a ratio of {ratio:.2}");
 }
 
 struct Column {
