@@ -2,7 +2,7 @@
 
 # What the build and the tests need beside Rust: a C compiler (SQLite, zstd), python3 (the oracle of the canonical
 # text), curl (the README's lines), unshare, mount and kill (full and read-only disks, crashes).
-PACKAGES := cmake gcc libc6-dev make python3-minimal curl util-linux mount procps
+PACKAGES := cmake gcc libc6-dev make python3 curl util-linux mount procps
 COMMANDS := cmake cc make python3 curl unshare mount kill
 
 .PHONY: run test lint bench setup
@@ -25,6 +25,7 @@ bench: setup
 setup:
 	@command -v cargo >/dev/null || { echo "Rust is missing: see https://rustup.rs"; exit 1; }
 	@missing=""; for c in $(COMMANDS); do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
+	python3 -c "import json" 2>/dev/null || missing="$$missing python3"; \
 	[ -z "$$missing" ] && exit 0; \
 	echo "missing:$$missing; installing $(PACKAGES)"; \
 	if [ "$$(id -u)" = 0 ]; then as_root=""; elif command -v sudo >/dev/null; then as_root="sudo"; else as_root="no"; fi; \
