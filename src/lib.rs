@@ -2,6 +2,8 @@
 //!
 //! A request meets the modules in this order; ARCHITECTURE.md walks the way once more in prose.
 
+#![forbid(unsafe_code)]
+
 pub mod config;
 
 pub mod listen;

@@ -1,5 +1,7 @@
 //! `openexec`: arguments in, exit code out. Every command is a file in `cli/`.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 /// Results are made by one thread and freed by another, which costs the system's allocator a tenth of all executions.

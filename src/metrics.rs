@@ -116,9 +116,10 @@ impl Metrics {
         self.refused[code.index()].inc();
     }
 
-    /// Executions that run now.
-    pub fn in_flight(&self, executions: usize) {
-        self.in_flight.set(executions as i64);
+    /// An execution, counted as long as the guard lives.
+    pub fn execution(&self) -> Counted {
+        self.in_flight.inc();
+        Counted(self.in_flight.clone())
     }
 
     /// A connection, counted as long as the guard lives.

@@ -30,11 +30,11 @@ pub(super) fn run(path: Option<&Path>) -> ExitCode {
     let ended = runtime.block_on(serve(config));
     // A check of the ledger that still runs is not waited for: the next start makes it again.
     runtime.shutdown_background();
-    logging::flush();
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, error.exit_code()),
+    if let Err(error) = &ended {
+        tracing::error!("{error}");
     }
+    logging::flush();
+    ended.map_or_else(|error| ExitCode::from(error.exit_code()), |()| ExitCode::SUCCESS)
 }
 
 async fn serve(config: Config) -> Result<(), StartError> {

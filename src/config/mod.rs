@@ -16,6 +16,7 @@ use chrono::TimeDelta;
 use openexec_protocol::approval::{HmacKey, Verifier, is_identifier};
 use openexec_protocol::canonical;
 use secrecy::{ExposeSecret, SecretString};
+use tracing_subscriber::EnvFilter;
 
 use self::env::Environment;
 use self::ledger::{DatabaseUrl, LedgerConfig, SqliteConfig};
@@ -170,6 +171,9 @@ fn read(path: &Path) -> Result<raw::File, String> {
     serde_saphyr::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
+/// Longer than anything that is meant.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
 /// Collects problems, so that all are listed at once.
 struct Check {
     problems: Vec<String>,
@@ -183,11 +187,22 @@ impl Check {
                 self.problems.push(format!("{name} is not UTF-8"));
             }
         }
+        self.log(environment);
+        let times = [
+            ("approval.clock_skew", file.approval.clock_skew),
+            ("replay.wait", file.replay.wait),
+            ("shutdown.delay", file.shutdown.delay),
+            ("shutdown.timeout", file.shutdown.timeout),
+        ];
+        for (member, time) in times {
+            self.time(member, time.unwrap_or_default(), Duration::ZERO);
+        }
         let mode = self.mode(&file, environment);
         let listen = self.address(environment, env::LISTEN, "listen", file.listen, "127.0.0.1:5000");
         let admin = self.address(environment, env::ADMIN_LISTEN, "admin.listen", file.admin.listen, "127.0.0.1:5001");
         let ledger = self.ledger(environment, file.ledger);
         let limits = limits(file.limits);
+        self.positive(&limits);
         let clawshield = matches!(mode, Some(Mode::ClawShield { .. }));
         let on_mismatch = self.on_mismatch(file.replay.on_mismatch, clawshield);
         let allowed_actions = environment
@@ -315,6 +330,48 @@ impl Check {
                 self.problems.push(format!("{source} {problem}"));
                 None
             }
+        }
+    }
+
+    /// A limit of nothing would refuse everything, and a time of years is a mistake.
+    fn positive(&mut self, limits: &Limits) {
+        let counts = [
+            ("header_bytes", limits.header_bytes),
+            ("body_bytes", limits.body_bytes),
+            ("receipt_body_bytes", limits.receipt_body_bytes),
+            ("json_depth", limits.json.depth),
+            ("json_nodes", limits.json.nodes),
+            ("connections", limits.connections),
+            ("connection_requests", limits.connection_requests as usize),
+            ("in_flight", limits.in_flight),
+            ("buffered_bytes", limits.buffered_bytes),
+        ];
+        for (name, _) in counts.into_iter().filter(|(_, count)| *count == 0) {
+            self.problems.push(format!("limits.{name} must be at least 1"));
+        }
+        let times = [
+            ("header_time", limits.header_time),
+            ("body_time", limits.body_time),
+            ("write_time", limits.write_time),
+            ("idle_time", limits.idle_time),
+        ];
+        for (name, time) in times {
+            self.time(&format!("limits.{name}"), time, Duration::from_millis(1));
+        }
+    }
+
+    fn time(&mut self, member: &str, time: Duration, least: Duration) {
+        if time < least || time > LONGEST {
+            self.problems.push(format!("{member} must be between {least:?} and {LONGEST:?}"));
+        }
+    }
+
+    fn log(&mut self, environment: &impl Environment) {
+        if environment.get(env::LOG_FORMAT).is_some_and(|format| !matches!(format.as_str(), "text" | "json")) {
+            self.problems.push(format!("{} must be `text` or `json`", env::LOG_FORMAT));
+        }
+        if environment.get(env::LOG).is_some_and(|filter| EnvFilter::try_new(filter).is_err()) {
+            self.problems.push(format!("{} must be a filter, such as `info` or `warn,openexec=debug`", env::LOG));
         }
     }
 

@@ -139,3 +139,40 @@ impl Drop for Follower {
 pub(super) fn in_flight() -> Refusal {
     Refusal::new(Code::ExecutionInFlight, "An execution of this nonce is still running: ask again").with_retry_after(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn board(flights: &Flights, body: &'static str) -> Boarding {
+        flights.board(&"t".into(), "n", &Bytes::from_static(body.as_bytes()))
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_shared_by_the_same_bytes_only() {
+        let flights = Flights::new(2, Duration::from_secs(5));
+        let Boarding::Lead(lead) = board(&flights, "a") else { panic!("the first leads") };
+        let (Boarding::Follow(same), Boarding::Follow(other)) = (board(&flights, "a"), board(&flights, "b")) else {
+            panic!("the others follow")
+        };
+        assert!(matches!(board(&flights, "a"), Boarding::Full));
+        let refusal = lead.refuse(Refusal::new(Code::ApprovalExpired, ""));
+        let Verdict::Refused(shared) = same.verdict(&Bytes::from_static(b"a")).await else { panic!() };
+        assert_eq!(shared, refusal);
+        let Verdict::Refused(not_shared) = other.verdict(&Bytes::from_static(b"b")).await else { panic!() };
+        assert_eq!(not_shared.code, Code::ExecutionInFlight);
+        assert!(matches!(board(&flights, "b"), Boarding::Lead(_)), "the flight is over");
+    }
+
+    #[tokio::test]
+    async fn a_lead_that_is_dropped_leaves_nobody_waiting() {
+        let flights = Flights::new(2, Duration::from_secs(60));
+        let Boarding::Lead(lead) = board(&flights, "a") else { panic!("the first leads") };
+        let Boarding::Follow(follower) = board(&flights, "a") else { panic!("the second follows") };
+        let waiting = tokio::spawn(async move { follower.verdict(&Bytes::from_static(b"a")).await });
+        tokio::task::yield_now().await;
+        drop(lead);
+        let Verdict::Refused(refusal) = waiting.await.unwrap() else { panic!() };
+        assert_eq!(refusal.code, Code::ExecutionInFlight);
+    }
+}

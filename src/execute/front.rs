@@ -145,8 +145,8 @@ impl Front {
 async fn refuse(session: &mut ServerSession, metrics: &Metrics, refusal: Refusal) {
     metrics.refused(refusal.code);
     let broken = matches!(refusal.code, Code::BadHttp | Code::RequestTimeout);
-    let unread = !broken && !drain_small(session).await;
-    if broken || unread {
+    let unread = broken || !drain_small(session).await;
+    if unread {
         session.set_keepalive(None);
     }
     respond::refusal(session, &refusal).await;

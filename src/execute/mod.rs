@@ -7,7 +7,8 @@
 //!       → authorise → claim (INTENT) → dispatch (effect) → record       → respond
 //! ```
 //!
-//! Whatever refuses behind `authenticate` looks the nonce up before it says so: a stored answer beats the refusal.
+//! Whatever refuses behind `flight` looks the nonce up before it says so: a stored answer beats the refusal. Only
+//! "overloaded" is said at once.
 
 mod authenticate;
 mod authorise;
@@ -39,7 +40,7 @@ use crate::clock::Clock;
 use crate::config::{Config, OnMismatch};
 use crate::ledger::{Claimed, Ledger, LedgerError, Outcome};
 use crate::listen::{Permit, Permits};
-use crate::metrics::{Metrics, Timings};
+use crate::metrics::{Counted, Metrics, Timings};
 use crate::registry::{Dispatch, Effect, Handler, Registry};
 use crate::shutdown::Phase;
 
@@ -168,14 +169,13 @@ impl Gate {
                     let refusal = Refusal::new(Code::Overloaded, "Too many executions at once").with_retry_after(1);
                     return Err(lead.refuse(refusal));
                 };
-                self.metrics.in_flight(self.in_flight());
-                let run = Run { gate: self.clone(), request, authenticated, lead, _permit: permit };
+                let counted = (permit, self.metrics.execution());
+                let run = Run { gate: self.clone(), request, authenticated, lead, _counted: counted };
                 let (outcome, spent) = match handler {
                     Some(Handler::Effect(effect)) => run.detached(effect.clone()).await,
                     Some(Handler::Pure(pure)) => run.pure(*pure).await,
                     None => run.unknown().await,
                 };
-                self.metrics.in_flight(self.in_flight());
                 *timings = spent;
                 outcome
             }
@@ -194,7 +194,7 @@ struct Run {
     request: Request,
     authenticated: authenticate::Authenticated,
     lead: Lead,
-    _permit: Permit,
+    _counted: (Permit, Counted),
 }
 
 impl Run {

@@ -80,7 +80,12 @@ impl Guarded {
             self.buffer.reserve(READ_SIZE);
             let read = self.inner.read_buf(&mut self.buffer);
             let count = match deadline {
-                Some(deadline) => timeout_at(deadline, read).await.map_err(|_| too_slow())?,
+                Some(deadline) => match timeout_at(deadline, read).await {
+                    Ok(count) => count,
+                    // Empty lines and nothing else.
+                    Err(_) if self.buffer.is_empty() => return Ok(None),
+                    Err(_) => return Err(too_slow()),
+                },
                 None => tokio::select! {
                     biased;
                     count = timeout(limits.idle_time, read) => match count {

@@ -2,7 +2,10 @@
 
 mod json;
 
+use std::fs::File;
+
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
 
@@ -26,7 +29,7 @@ const LAST_WRITE: Duration = Duration::from_secs(1);
 /// Lines that are not written yet.
 static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 /// Held by whoever writes, so that lines stay in order.
-static OUTPUT: Mutex<()> = Mutex::new(());
+static OUTPUT: Mutex<Option<File>> = Mutex::new(None);
 static FLUSHER: OnceLock<()> = OnceLock::new();
 
 /// Starts logging. Lines are gathered, and written by a thread of their own. (`tracing-appender` wakes its thread for
@@ -48,6 +51,7 @@ pub fn start(environment: &impl Environment) {
         subscriber.event_format(JsonLines).try_init()
     };
     if started.is_ok() {
+        *OUTPUT.lock() = io::stderr().as_fd().try_clone_to_owned().ok().map(File::from);
         FLUSHER.get_or_init(|| {
             // Without it nothing is logged before the end, which is no reason not to serve.
             let _ = std::thread::Builder::new().name("log".to_owned()).spawn(|| {
@@ -71,10 +75,14 @@ pub fn flush() {
 }
 
 fn write_gathered() {
-    let _order = OUTPUT.lock();
+    let order = OUTPUT.lock();
     let lines = std::mem::take(&mut *LINES.lock());
-    if !lines.is_empty() {
-        let _ = io::stderr().write_all(&lines);
+    // Not through the standard library's handle: its lock would be held as long as nobody takes the lines, against
+    // every other message of the process.
+    if let Some(output) = &*order
+        && !lines.is_empty()
+    {
+        let _ = (&*output).write_all(&lines);
     }
 }
 

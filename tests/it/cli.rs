@@ -99,6 +99,13 @@ fn everything_that_is_wrong_is_listed_at_once() {
     let file = Setup::clawshield().file("mode: clawshield\nreplay:\n  on_mismatch: original\n");
     let output = run(&mut file.command(&["validate"]), "");
     assert!(text(&output.stderr).contains("replay.on_mismatch may be `original` in demo mode only"));
+    let nothing = Setup::demo()
+        .with("OPENEXEC_LOG_FORMAT", "jsno")
+        .file("limits: {connection_requests: 0, in_flight: 0, header_time: 900000h}\nshutdown: {timeout: 2days}");
+    let said = text(&run(&mut nothing.command(&["validate"]), "").stderr);
+    for word in ["connection_requests", "in_flight", "header_time", "shutdown.timeout", "OPENEXEC_LOG_FORMAT"] {
+        assert!(said.contains(word), "{word:?} is not in {said}");
+    }
     let unknown = Setup::demo().file("limits:\n  in_fligth: 5\n");
     let said = text(&run(&mut unknown.command(&["validate"]), "").stderr);
     assert!(said.contains("openexec.yaml") && said.contains("in_fligth") && said.contains('2'), "{said}");

@@ -28,6 +28,12 @@ fn a_second_process_on_the_same_file_is_told_who_has_it() {
     let setup = Setup::demo();
     let first = setup.spawn();
     must_not_start(&setup, 75, &["in use by process", &first.child.id().to_string()]);
+    // By another name it is the same file.
+    let link = setup.directory.path().join("link.db");
+    std::os::unix::fs::symlink(setup.ledger(), &link).unwrap();
+    let linked = Setup { directory: setup.directory.clone(), ..Setup::demo() };
+    let linked = linked.with("OPENEXEC_DB_URL", &format!("sqlite:///{}", link.display()));
+    must_not_start(&linked, 75, &["in use by process"]);
     assert_eq!(Client::connect(first.address).execute(&request("echo", &json!({}), "n")).status, 200);
 }
 

@@ -98,8 +98,9 @@ fn the_example_configuration_is_the_default() {
     let path = setup.directory.path().join("example.yaml");
     std::fs::write(&path, example).unwrap();
     let nothing = std::collections::HashMap::<&str, String>::new();
-    let by_name = std::collections::HashMap::from([("OPENEXEC_MODE", "demo".to_owned())]);
     let example = openexec::config::Config::load(Some(&path), &nothing).unwrap();
-    let default = openexec::config::Config::load(None, &by_name).unwrap();
+    let default = openexec::config::Config::load(None, &nothing).unwrap();
     assert_eq!(format!("{example:?}"), format!("{default:?}"));
+    let clawshield = std::collections::HashMap::from([("OPENEXEC_MODE", "clawshield".to_owned())]);
+    assert!(openexec::config::Config::load(Some(&path), &clawshield).is_ok());
 }

@@ -92,10 +92,12 @@ fn a_duplicate_of_a_refused_leader_shares_its_refusal_only_when_it_is_the_same_b
         approved("echo", &json!({}), "n", &old()),
         approved("echo", &json!({}), "n", &Approval { approval_id: "approval-2", ..Approval::default() }),
     );
-    for response in at_once(32, |at| server.execute(if at % 2 == 0 { &stale } else { &fresh })) {
-        match response.status {
-            200 => drop(response.json()),
-            403 => response.must_be(403, "approval_expired", ""),
+    for (at, response) in at_once(32, |at| server.execute(if at % 2 == 0 { &stale } else { &fresh })).iter().enumerate()
+    {
+        match (response.status, at % 2 == 0) {
+            (200, true) => drop(response.must_be_executed(true)),
+            (200, false) => {}
+            (403, true) => response.must_be(403, "approval_expired", ""),
             _ => response.must_be(409, "execution_in_flight", ""),
         }
     }

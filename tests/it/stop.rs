@@ -1,5 +1,6 @@
 //! A stop loses nothing that was claimed.
 
+use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -101,10 +102,21 @@ fn readiness_turns_first_and_new_executions_are_refused_last() {
         let ready = Client::connect(admin).get("/readyz");
         assert_eq!((ready.status, ready.text()), (503, "shutting_down\n".to_owned()));
         kept.execute(&request("echo", &json!({}), "n")).must_be_executed(false);
+        // Half a header, so that the connection is not idle when the rest comes too late.
+        let echo = request("echo", &json!({}), "late");
+        let late = format!(
+            "POST /execute HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{echo}",
+            echo.len()
+        );
+        let mut late_client = Client::connect(address);
+        late_client.stream.write_all(&late.as_bytes()[..20]).unwrap();
         // It keeps the drain going while a connection that sent its request in time is answered.
         let running = scope.spawn(move || kept.execute(&slow));
         std::thread::sleep(Duration::from_millis(400));
         assert!(TcpStream::connect(address).is_err(), "nobody new");
+        let refused = late_client.send(&late[20..]).unwrap();
+        refused.must_be(503, "shutting_down", "The server is stopping");
+        assert_eq!(refused.header("connection"), Some("close"));
         running.join().unwrap().must_be_executed(false);
         stopping.join().unwrap();
     });

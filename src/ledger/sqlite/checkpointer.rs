@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 
@@ -15,21 +16,22 @@ use crate::ledger::OnFatal;
 pub(super) struct Checkpointer {
     start: mpsc::SyncSender<()>,
     done: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
 }
 
 impl Checkpointer {
-    /// With a connection of its own. It ends when the writer does.
+    /// With a connection of its own.
     pub(super) fn new(connection: Connection, on_fatal: OnFatal) -> io::Result<Self> {
         let (start, started) = mpsc::sync_channel(1);
         let done = Arc::new(AtomicBool::new(false));
         let finished = done.clone();
-        std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
             while started.recv().is_ok() {
                 checkpoint(&connection, &*on_fatal);
                 finished.store(true, Ordering::Release);
             }
         })?;
-        Ok(Checkpointer { start, done })
+        Ok(Checkpointer { start, done, thread })
     }
 
     /// Begins one, unless one is due already.
@@ -41,14 +43,35 @@ impl Checkpointer {
     pub(super) fn is_done(&self) -> bool {
         self.done.load(Ordering::Relaxed) && self.done.swap(false, Ordering::Acquire)
     }
+
+    /// Waits for one that runs: SQLite makes only one at a time.
+    pub(super) fn end(self) {
+        drop(self.start);
+        let _ = self.thread.join();
+    }
 }
+
+/// Pages that a check-point may leave behind before it is said that something is in its way.
+const LEFT_BEHIND: i64 = 50_000;
 
 /// Copies what can be copied without waiting for anyone.
 pub(super) fn checkpoint(connection: &Connection, on_fatal: &(dyn Fn(&dyn std::fmt::Display) + Send + Sync)) {
-    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-        if is_fatal(&error) {
-            on_fatal(&error);
+    let copied = connection
+        .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)));
+    match copied {
+        Ok((pages, copied)) if pages - copied > LEFT_BEHIND => {
+            tracing::warn!(
+                pages,
+                copied,
+                "somebody reads an old state of the ledger: its WAL cannot start anew, and grows"
+            );
         }
-        tracing::error!(%error, "the ledger's WAL was not copied into the database");
+        Ok(_) => {}
+        Err(error) => {
+            if is_fatal(&error) {
+                on_fatal(&error);
+            }
+            tracing::error!(%error, "the ledger's WAL was not copied into the database");
+        }
     }
 }

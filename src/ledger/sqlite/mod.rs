@@ -61,9 +61,13 @@ impl OpenFile {
     ///
     /// # Errors
     /// See [`OpenError`]: each says what to do.
-    pub fn open(config: SqliteConfig) -> Result<Self, OpenError> {
+    pub fn open(mut config: SqliteConfig) -> Result<Self, OpenError> {
         if rusqlite::version_number() < MIN_SQLITE_VERSION {
             return Err(OpenError::OldSqlite(rusqlite::version()));
+        }
+        // One file has one lock, by whichever name it is called.
+        if let Ok(path) = config.path.canonicalize() {
+            config.path = path;
         }
         let (lock, exists) = file::take(&config)?;
         // Looked at before it is opened for writing, which would change the first page of a file that is not ours.

@@ -85,6 +85,7 @@ impl Writer {
                 None
             }
         };
+        self.checkpointer.end();
         if let Err(error) = super::mark_clean(&self.connection) {
             tracing::error!(%error, "the ledger was not closed cleanly");
         }
