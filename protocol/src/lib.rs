@@ -34,6 +34,7 @@
 pub mod approval;
 pub mod canonical;
 mod number;
+mod reader;
 pub mod receipt;
 pub mod refusal;
 pub mod request;

@@ -3,7 +3,8 @@
 use sha2::{Digest, Sha256};
 
 use crate::approval::{ActionHash, Artifact};
-use crate::canonical::{CanonicalText, JsonError, Key, Limits, Reader};
+use crate::canonical::{CanonicalText, JsonError, Limits};
+use crate::reader::{Key, Reader};
 
 /// Bytes that an action's name may have.
 pub const MAX_ACTION_BYTES: usize = 128;
