@@ -59,9 +59,4 @@ impl Registry {
     pub fn get(&self, name: &str) -> Option<&Handler> {
         self.actions.get(name)
     }
-
-    /// All names.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.actions.keys().map(String::as_str)
-    }
 }
