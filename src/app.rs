@@ -1,5 +1,6 @@
 //! Wires the parts: ledger, gate, listeners, stop.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::IntoRawFd;
@@ -17,14 +18,19 @@ use tokio::task::JoinHandle;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
+use crate::config::action::ActionConfig;
+use crate::config::upstream::UpstreamConfig;
 use crate::config::{Config, Mode};
 use crate::execute::Gate;
+use crate::execute::dispatch::builtin;
+use crate::execute::dispatch::upstream::Forwarded;
 use crate::execute::front::Front;
 use crate::ledger::{self, Opening};
 use crate::listen::{Connections, Permits, Service};
 use crate::metrics::Metrics;
-use crate::registry::Registry;
+use crate::registry::{Handler, Registry};
 use crate::shutdown::Phase;
+use crate::upstream::Upstream;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1_024;
@@ -41,7 +47,7 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 pub struct Parts {
     /// Checked.
     pub config: Config,
-    /// What can be executed.
+    /// What can be executed beside the actions of the configuration.
     pub registry: Registry,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
@@ -90,6 +96,7 @@ pub struct Running {
     phase: Arc<Phase>,
     close_listeners: watch::Sender<bool>,
     services: Vec<JoinHandle<()>>,
+    recovery: JoinHandle<()>,
     serving: Arc<Permits>,
     ledger_failed: oneshot::Receiver<StartError>,
     shutdown: crate::config::Shutdown,
@@ -108,6 +115,8 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     if matches!(config.mode, Mode::Demo { by_name: false }) && opening.served_clawshield()? {
         return Err(StartError::AccidentalDemo);
     }
+    let upstreams = start_upstreams(&config, &metrics);
+    let registry = register(registry, &config, &upstreams, &clock);
     let gate = Gate::new(&config, registry, clock, metrics.clone(), phase.clone());
     let (listen, socket) = bind(config.listen)?;
     let (admin_listen, admin_socket) = bind(config.admin_listen)?;
@@ -131,7 +140,9 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     if let Some(missing) = gate.not_configured() {
         tracing::error!("ClawShield mode without {missing}: every request is refused until it is set");
     }
+    let recovery = tokio::spawn(gate.clone().recover());
     Ok(Running {
+        recovery,
         listen,
         admin_listen,
         gate,
@@ -141,6 +152,34 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         serving,
         ledger_failed,
         shutdown: config.shutdown,
+    })
+}
+
+fn start_upstreams(config: &Config, metrics: &Metrics) -> HashMap<String, Arc<Upstream>> {
+    let start = |upstream: &UpstreamConfig| (upstream.name.clone(), Upstream::start(upstream.clone(), metrics));
+    config.upstreams.iter().map(start).collect()
+}
+
+fn register(
+    registry: Registry,
+    config: &Config,
+    upstreams: &HashMap<String, Arc<Upstream>>,
+    clock: &Arc<dyn Clock>,
+) -> Registry {
+    config.actions.iter().fold(registry, |registry, (name, action)| {
+        let handler = match action {
+            ActionConfig::Builtin(builtin) => builtin::ALL
+                .iter()
+                .find(|(known, _)| known == builtin)
+                .map(|(_, pure)| Handler::Pure(*pure))
+                .expect("the configuration names built-in actions that there are"),
+            ActionConfig::Forward(forward) => {
+                let upstream = upstreams.get(&forward.upstream).expect("the configuration names upstreams that it has");
+                let (config, upstream) = (forward.clone(), upstream.clone());
+                Handler::Effect(Arc::new(Forwarded { config, upstream, clock: clock.clone() }))
+            }
+        };
+        registry.with(name, handler)
     })
 }
 
@@ -243,6 +282,8 @@ impl Running {
         tracing::info!("stopping");
         tokio::time::sleep(self.shutdown.delay).await;
         self.phase.drain();
+        // What it was about to find out stays unknown until the next start.
+        self.recovery.abort();
         let _ = self.close_listeners.send(true);
         let deadline = Instant::now() + self.shutdown.timeout;
         while self.gate.in_flight() + self.serving.taken() > 0 && Instant::now() < deadline {

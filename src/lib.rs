@@ -10,16 +10,24 @@ pub mod listen;
 
 pub mod execute;
 
+pub mod upstream;
+
 pub mod ledger;
 
 pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod clock;
+pub mod headers;
 pub mod logging;
 pub mod metrics;
+pub mod path;
 pub mod registry;
 pub mod shutdown;
+pub mod trace;
 
 /// This build's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Who asks, in requests of our own.
+pub const USER_AGENT: &str = concat!("openexec/", env!("CARGO_PKG_VERSION"));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use openexec_protocol::refusal::Code;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
     exponential_buckets,
 };
 
@@ -24,6 +24,39 @@ pub struct Metrics {
     enforcement_time: Histogram,
     ledger_time: Histogram,
     upstream_time: Histogram,
+    unknown: IntGauge,
+    /// In the order of [`RecoveryResult`].
+    recoveries: [IntCounter; 3],
+    upstream_connections: IntCounterVec,
+    upstream_addresses: IntGaugeVec,
+    upstream_unresolved: IntCounterVec,
+}
+
+/// What an attempt to find out about an unknown outcome came to.
+#[derive(Clone, Copy, Debug)]
+pub enum RecoveryResult {
+    /// It is known now.
+    Settled,
+    /// Not yet.
+    AskAgain,
+    /// It will not be found out this way.
+    Operator,
+}
+
+/// What is counted of one upstream.
+pub struct UpstreamMetrics {
+    /// Connections that were made.
+    pub opened: IntCounter,
+    /// Connections that were used again.
+    pub reused: IntCounter,
+    /// Connections that could not be made.
+    pub failed: IntCounter,
+    /// Look-ups of names that failed.
+    pub unresolved: IntCounter,
+    /// Addresses that are known.
+    pub addresses: IntGauge,
+    /// Those of them that work.
+    pub healthy: IntGauge,
 }
 
 /// Where an execution spent its time: "is it you or my service?"
@@ -67,6 +100,13 @@ impl Metrics {
             let buckets = exponential_buckets(0.000_01, 4.0, 12).expect("a positive start, a factor above one");
             register(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
         };
+        let recoveries = register(
+            &registry,
+            IntCounterVec::new(
+                Opts::new("openexec_recoveries_total", "Attempts to find out about unknown outcomes, by result"),
+                &["result"],
+            ),
+        );
         Metrics {
             executed: verdicts.with_label_values(&["executed", ""]),
             replayed: verdicts.with_label_values(&["replayed", ""]),
@@ -92,6 +132,32 @@ impl Metrics {
             enforcement_time: seconds("openexec_enforcement_seconds", "Time of an execution in the gate itself"),
             ledger_time: seconds("openexec_ledger_seconds", "Time that an execution waits for the ledger"),
             upstream_time: seconds("openexec_upstream_seconds", "Time that an execution waits for its action"),
+            unknown: register(
+                &registry,
+                IntGauge::new("openexec_unknown_executions", "Executions whose outcome is unknown, at the last look"),
+            ),
+            recoveries: ["settled", "ask_again", "operator"].map(|result| recoveries.with_label_values(&[result])),
+            upstream_connections: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("openexec_upstream_connections_total", "Connections to upstreams, by how they were had"),
+                    &["upstream", "how"],
+                ),
+            ),
+            upstream_addresses: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("openexec_upstream_addresses", "Addresses of upstreams: all, and the healthy ones"),
+                    &["upstream", "which"],
+                ),
+            ),
+            upstream_unresolved: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("openexec_upstream_lookup_failures_total", "Look-ups of upstreams' names that failed"),
+                    &["upstream"],
+                ),
+            ),
             registry,
         }
     }
@@ -103,6 +169,30 @@ impl Metrics {
         self.ledger_time.observe(timings.ledger.as_secs_f64());
         if !timings.upstream.is_zero() {
             self.upstream_time.observe(timings.upstream.as_secs_f64());
+        }
+    }
+
+    /// Executions whose outcome is unknown now.
+    pub fn unknown_executions(&self, count: usize) {
+        self.unknown.set(count as i64);
+    }
+
+    /// An attempt to find out about one.
+    pub fn recovery(&self, result: RecoveryResult) {
+        self.recoveries[result as usize].inc();
+    }
+
+    /// Of the upstream with this configured name.
+    pub fn upstream(&self, name: &str) -> UpstreamMetrics {
+        let connections = |how: &str| self.upstream_connections.with_label_values(&[name, how]);
+        let addresses = |which: &str| self.upstream_addresses.with_label_values(&[name, which]);
+        UpstreamMetrics {
+            opened: connections("opened"),
+            reused: connections("reused"),
+            failed: connections("failed"),
+            unresolved: self.upstream_unresolved.with_label_values(&[name]),
+            addresses: addresses("all"),
+            healthy: addresses("healthy"),
         }
     }
 

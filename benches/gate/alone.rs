@@ -46,10 +46,11 @@ async fn claims(ledger: Arc<dyn Ledger>, count: usize) {
             action: "echo".to_owned(),
             action_hash: action_hash("echo", &CanonicalText::empty_object()),
             approval_id: Some(Uuid::new_v4().to_string()),
-            payload: None,
+            dispatched: None,
             claimed_at: Utc::now(),
         };
-        let done = Done { status: 200, result: "x".repeat(540), receipt: "0".repeat(64) };
+        let done =
+            Done { upstream_status: None, headers: Vec::new(), result: "x".repeat(540), receipt: "0".repeat(64) };
         let claimed = ledger.claim(new, Some(done)).await.unwrap();
         assert!(matches!(claimed, Claimed::New(..)));
     }

@@ -41,7 +41,7 @@ async fn serve(config: Config) -> Result<(), StartError> {
     // Before anything is claimed: a signal that comes while the ledger opens must not be lost.
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
     let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be handled");
-    let parts = Parts { config, registry: Registry::builtin(), clock: Arc::new(SystemClock) };
+    let parts = Parts { config, registry: Registry::default(), clock: Arc::new(SystemClock) };
     let mut running = app::start(parts).await?;
     tokio::select! {
         _ = terminate.recv() => {}

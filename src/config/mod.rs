@@ -1,13 +1,16 @@
 //! What was typed, then what it means: the file and the environment become one checked [`Config`] here, and nothing
 //! behind this point sees either.
 
+pub mod action;
 pub mod env;
+mod forward;
 pub mod ledger;
 mod raw;
+pub mod upstream;
 
 pub use raw::OnMismatch;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,8 +21,10 @@ use openexec_protocol::canonical;
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::EnvFilter;
 
+use self::action::{ActionConfig, PassRule};
 use self::env::Environment;
 use self::ledger::{DatabaseUrl, LedgerConfig, SqliteConfig};
+use self::upstream::UpstreamConfig;
 
 /// A configuration without a mistake that could be found without running it.
 #[derive(Clone, Debug)]
@@ -38,6 +43,12 @@ pub struct Config {
     pub replay: Replay,
     /// Actions that may be executed; `None`: every registered one.
     pub allowed_actions: Option<HashSet<String>>,
+    /// Services behind the gate.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// Actions that there are, by name.
+    pub actions: BTreeMap<String, ActionConfig>,
+    /// Requests that are let through as they are.
+    pub passthrough: Vec<PassRule>,
     /// Bounds on everything that a client can make big or slow.
     pub limits: Limits,
     /// The stop.
@@ -208,7 +219,11 @@ impl Check {
         let allowed_actions = environment
             .get(env::ALLOWED_ACTIONS)
             .map(|list| list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
-            .or(file.actions.allowed.map(HashSet::from_iter));
+            .or(file.allowed_actions.map(HashSet::from_iter));
+        let upstreams = self.upstreams(file.upstreams);
+        let actions = self.actions(file.actions, &upstreams);
+        let passthrough = self.passthrough(file.passthrough, &upstreams, &actions);
+        self.allowed(allowed_actions.as_ref(), &actions);
         let (mode, listen, admin_listen, ledger) = (mode?, listen?, admin?, ledger?);
         if let Mode::Demo { by_name: false } = mode {
             self.accidental_demo(listen, environment);
@@ -228,6 +243,9 @@ impl Check {
                 waiters: file.replay.waiters.unwrap_or(64),
             },
             allowed_actions,
+            upstreams,
+            actions,
+            passthrough,
             limits,
             shutdown: Shutdown {
                 delay: file.shutdown.delay.unwrap_or(Duration::ZERO),

@@ -1,11 +1,14 @@
 //! The configuration file as it was typed. Unknown members are refused.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::action::BodyForm;
 use super::ledger::FencePolicy;
+use super::upstream::Balance;
 
 /// The whole file. What is absent has its default.
 #[derive(Debug, Default, Deserialize)]
@@ -17,7 +20,11 @@ pub(super) struct File {
     pub ledger: Ledger,
     pub approval: Approval,
     pub replay: Replay,
-    pub actions: Actions,
+    pub allowed_actions: Option<Vec<String>>,
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// Absent: the built-in ones.
+    pub actions: Option<BTreeMap<String, Action>>,
+    pub passthrough: Vec<PassRule>,
     pub limits: Limits,
     pub shutdown: Shutdown,
 }
@@ -67,8 +74,131 @@ pub enum OnMismatch {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Actions {
-    pub allowed: Option<Vec<String>>,
+pub(super) struct Upstream {
+    pub addresses: Vec<String>,
+    pub balance: Option<Balance>,
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Option<Duration>,
+    pub max_idle: Option<usize>,
+    pub reuse: Option<bool>,
+    #[serde(with = "humantime_serde")]
+    pub dns_refresh: Option<Duration>,
+    pub tls: Option<Tls>,
+    pub health: Health,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tls {
+    pub ca: Option<PathBuf>,
+    pub server_name: Option<String>,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Health {
+    pub active: Option<Active>,
+    pub passive: Passive,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Active {
+    pub path: Option<String>,
+    #[serde(with = "humantime_serde")]
+    pub interval: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    pub timeout: Option<Duration>,
+    pub healthy: Option<u32>,
+    pub unhealthy: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Passive {
+    pub failures: Option<u32>,
+    #[serde(with = "humantime_serde")]
+    pub eject: Option<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Action {
+    pub builtin: Option<String>,
+    pub upstream: Option<String>,
+    pub path: Option<String>,
+    pub method: Option<String>,
+    pub body: Option<BodyForm>,
+    #[serde(with = "humantime_serde")]
+    pub timeout: Option<Duration>,
+    pub result: ResultLimits,
+    pub recovery: Option<Recovery>,
+    pub not_executed_on: Vec<u16>,
+    pub headers: BTreeMap<String, Header>,
+    pub response_headers: Vec<String>,
+    /// Inline, or the name of a file.
+    pub schema: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ResultLimits {
+    pub read_bytes: Option<usize>,
+    pub kept_bytes: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Recovery {
+    Operator,
+    Idempotent(Idempotent),
+    Probe(Probe),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Idempotent {
+    #[serde(with = "humantime_serde")]
+    pub window: Option<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Probe {
+    pub path: Option<String>,
+    #[serde(with = "humantime_serde")]
+    pub settle: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    pub window: Option<Duration>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Header {
+    Value(String),
+    File(HeaderFile),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HeaderFile {
+    pub file: PathBuf,
+    #[serde(default)]
+    pub prefix: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct PassRule {
+    pub upstream: String,
+    pub methods: Vec<String>,
+    pub path: String,
+    #[serde(with = "humantime_serde")]
+    pub timeout: Option<Duration>,
 }
 
 #[derive(Debug, Default, Deserialize)]

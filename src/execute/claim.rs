@@ -5,7 +5,8 @@ use openexec_protocol::refusal::{Code, Refusal};
 use uuid::Uuid;
 
 use super::authorise::Approved;
-use crate::ledger::{LedgerError, NewExecution};
+use crate::ledger::{Dispatched, LedgerError, NewExecution};
+use crate::registry::Effect;
 
 /// A new execution's id. Ordered by time (RFC 9562, version 7), so that the ledger's index grows at its end.
 pub(super) fn new_id() -> String {
@@ -22,14 +23,16 @@ pub(super) fn new_execution(id: String, approved: &Approved<'_>, now: DateTime<U
         action: request.action().to_owned(),
         action_hash: *request.action_hash(),
         approval_id: authenticated.approval().map(|approval| approval.approval_id().to_owned()),
-        payload: None,
+        dispatched: None,
         claimed_at: now,
     }
 }
 
 /// An INTENT keeps what its recovery needs.
-pub(super) fn with_payload(new: NewExecution, approved: &Approved<'_>) -> NewExecution {
-    NewExecution { payload: Some(approved.request().payload().as_str().to_owned()), ..new }
+pub(super) fn dispatched(new: NewExecution, approved: &Approved<'_>, effect: &dyn Effect) -> NewExecution {
+    let (route, policy) = effect.route();
+    let payload = Some(approved.request().payload().as_str().to_owned());
+    NewExecution { dispatched: Some(Dispatched { payload, route, policy }), ..new }
 }
 
 pub(super) fn already_used() -> Refusal {

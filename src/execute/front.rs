@@ -83,7 +83,9 @@ impl Front {
 
     async fn execute(&self, session: &mut ServerSession) {
         let Some(body) = self.body(session, self.limits.body_bytes).await else { return };
-        let report = AssertUnwindSafe(self.gate.execute(body.bytes.clone())).catch_unwind().await;
+        let traceparent = session.req_header().headers.get("traceparent");
+        let traceparent = traceparent.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let report = AssertUnwindSafe(self.gate.execute(body.bytes.clone(), traceparent)).catch_unwind().await;
         let Ok(report) = report else {
             let id = Uuid::new_v4();
             tracing::error!(%id, "a request ended in a panic");

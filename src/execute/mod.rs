@@ -4,7 +4,7 @@
 //! ```text
 //! front → intake → parse → authenticate → flight (one leads, duplicates wait)
 //!       → authorise → dispatch (pure) → claim + record in one commit
-//!       → authorise → claim (INTENT) → dispatch (effect) → record       → respond
+//!       → authorise → connect → claim (INTENT) → dispatch (effect) → record → respond
 //! ```
 //!
 //! Whatever refuses behind `flight` looks the nonce up before it says so: a stored answer beats the refusal. Only
@@ -18,18 +18,23 @@ mod flight;
 pub mod front;
 mod intake;
 mod record;
+mod recovery;
 mod replay;
 pub mod respond;
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use openexec_protocol::canonical;
+use openexec_protocol::receipt::ResultText;
 use openexec_protocol::refusal::{Code, Refusal};
 use openexec_protocol::request::Request;
 
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use self::authenticate::Authenticator;
@@ -38,10 +43,10 @@ use self::flight::{Boarding, Flights, Lead, Verdict};
 use self::respond::Answer;
 use crate::clock::Clock;
 use crate::config::{Config, OnMismatch};
-use crate::ledger::{Claimed, Ledger, LedgerError, Outcome};
+use crate::ledger::{Claimed, Ledger, LedgerError, Outcome, State};
 use crate::listen::{Permit, Permits};
 use crate::metrics::{Counted, Metrics, Timings};
-use crate::registry::{Dispatch, Effect, Handler, Registry};
+use crate::registry::{Dispatch, Effect, Ended, Handler, Registry};
 use crate::shutdown::Phase;
 
 /// Everything that a decision depends on.
@@ -57,6 +62,8 @@ pub struct Gate {
     json: canonical::Limits,
     metrics: Arc<Metrics>,
     phase: Arc<Phase>,
+    /// Rings when an outcome is unknown.
+    unknown: Notify,
 }
 
 /// What came of one request, for the answer, the log and the metrics.
@@ -91,6 +98,7 @@ impl Gate {
             json: config.limits.json,
             metrics,
             phase,
+            unknown: Notify::new(),
         })
     }
 
@@ -127,11 +135,12 @@ impl Gate {
     }
 
     /// Decides about one body, and executes what it asks for.
-    pub async fn execute(self: &Arc<Self>, body: Bytes) -> Report {
+    /// `traceparent` is the client's, as it came.
+    pub async fn execute(self: &Arc<Self>, body: Bytes, traceparent: Option<String>) -> Report {
         let started = Instant::now();
         let mut timings = Timings::default();
         let mut action = None;
-        let outcome = self.decide(body, &mut action, &mut timings).await;
+        let outcome = self.decide(body, traceparent, &mut action, &mut timings).await;
         timings.enforcement = started.elapsed().saturating_sub(timings.ledger + timings.upstream);
         match &outcome {
             Ok(answer) if answer.replayed => self.metrics.replayed(),
@@ -144,6 +153,7 @@ impl Gate {
     async fn decide(
         self: &Arc<Self>,
         body: Bytes,
+        traceparent: Option<String>,
         action: &mut Option<String>,
         timings: &mut Timings,
     ) -> Result<Answer, Refusal> {
@@ -170,9 +180,9 @@ impl Gate {
                     return Err(lead.refuse(refusal));
                 };
                 let counted = (permit, self.metrics.execution());
-                let run = Run { gate: self.clone(), request, authenticated, lead, _counted: counted };
+                let run = Run { gate: self.clone(), request, authenticated, lead, counted };
                 let (outcome, spent) = match handler {
-                    Some(Handler::Effect(effect)) => run.detached(effect.clone()).await,
+                    Some(Handler::Effect(effect)) => run.detached(effect.clone(), traceparent).await,
                     Some(Handler::Pure(pure)) => run.pure(*pure).await,
                     None => run.unknown().await,
                 };
@@ -194,7 +204,7 @@ struct Run {
     request: Request,
     authenticated: authenticate::Authenticated,
     lead: Lead,
-    _counted: (Permit, Counted),
+    counted: (Permit, Counted),
 }
 
 impl Run {
@@ -213,7 +223,7 @@ impl Run {
             let approved = self.authorise(ledger.fence())?;
             let result = compute(self.request.payload()).map_err(Refusal::from)?;
             let id = claim::new_id();
-            let done = record::done(&id, 200, &result);
+            let done = record::done(&id, None, Vec::new(), ResultText::from(&result));
             Ok((ledger, claim::new_execution(id, &approved, self.gate.clock.now()), done))
         });
         let (ledger, new, done) = match prepared {
@@ -235,22 +245,37 @@ impl Run {
     }
 
     /// An action with effects, in a task of its own.
-    async fn detached(self, effect: Arc<dyn Effect>) -> (Result<Answer, Refusal>, Timings) {
-        tokio::spawn(self.effect(effect)).await.unwrap_or_else(|_| {
+    async fn detached(
+        self,
+        effect: Arc<dyn Effect>,
+        traceparent: Option<String>,
+    ) -> (Result<Answer, Refusal>, Timings) {
+        tokio::spawn(self.effect(effect, traceparent)).await.unwrap_or_else(|_| {
             let id = Uuid::new_v4();
             tracing::error!(%id, "an execution ended in a panic");
             (Err(internal_error(id)), Timings::default())
         })
     }
 
-    async fn effect(self, effect: Arc<dyn Effect>) -> (Result<Answer, Refusal>, Timings) {
+    async fn effect(self, effect: Arc<dyn Effect>, traceparent: Option<String>) -> (Result<Answer, Refusal>, Timings) {
         let mut timings = Timings::default();
         let prepared = self.gate.ledger_or_refusal().and_then(|ledger| {
             let approved = self.authorise(ledger.fence())?;
+            effect.check(self.request.payload())?;
             let new = claim::new_execution(claim::new_id(), &approved, self.gate.clock.now());
-            Ok((ledger, claim::with_payload(new, &approved)))
+            Ok((ledger, claim::dispatched(new, &approved, &*effect)))
         });
-        let (ledger, new) = match prepared {
+        let prepared = match prepared {
+            // Connected before anything is claimed: what cannot be reached costs nothing.
+            Ok((ledger, new)) => {
+                let asked = Instant::now();
+                let ready = effect.prepare().await;
+                timings.upstream = asked.elapsed();
+                ready.map(|ready| (ledger, new, ready))
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let (ledger, new, ready) = match prepared {
             Ok(prepared) => prepared,
             Err(refusal) => return (self.stored_or(refusal, &mut timings).await, timings),
         };
@@ -261,14 +286,25 @@ impl Run {
             Ok(Claimed::New(claim, intent)) => (claim, intent),
             other => return (self.not_claimed(other), timings),
         };
-        let dispatch = Dispatch { execution_id: intent.id.clone(), payload: self.request.payload().clone() };
+        let dispatch = Dispatch {
+            execution_id: intent.id.clone(),
+            tenant: self.authenticated.tenant().clone(),
+            approval_id: self.authenticated.approval().map(|approval| approval.approval_id().to_owned()),
+            action: intent.action.clone(),
+            payload: self.request.payload().clone(),
+            traceparent,
+        };
         let dispatched = Instant::now();
-        // In a task of its own: a panic there must not keep the outcome from being recorded.
-        let outcome = tokio::spawn(async move { effect.run(dispatch).await }).await.unwrap_or(Outcome::Unknown);
-        timings.upstream = dispatched.elapsed();
+        // A panic there must not keep the outcome from being recorded.
+        let ended = AssertUnwindSafe(async { ready(dispatch).await }).catch_unwind().await.unwrap_or(Ended::Unknown);
+        timings.upstream += dispatched.elapsed();
         let asked = Instant::now();
-        let execution = record::settle(&*ledger, claim, outcome, &intent).await;
+        let outcome = record::outcome(&intent.id, ended);
+        let execution = record::settle(ledger, claim, outcome, &intent, self.counted).await;
         timings.ledger += asked.elapsed();
+        if execution.state == State::Settled(Outcome::Unknown) {
+            self.gate.unknown.notify_one();
+        }
         let answer = Answer::fresh(&execution);
         self.lead.settle(execution);
         (answer, timings)
@@ -315,6 +351,11 @@ impl Run {
 }
 
 impl Gate {
+    /// Finds out about unknown outcomes, for as long as it is polled.
+    pub async fn recover(self: Arc<Self>) {
+        recovery::run(self).await;
+    }
+
     fn ledger_or_refusal(&self) -> Result<Arc<dyn Ledger>, Refusal> {
         self.ledger().cloned().ok_or_else(|| claim::unavailable(LedgerError::Unavailable))
     }

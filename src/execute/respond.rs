@@ -16,13 +16,15 @@ pub struct Answer {
     /// Whether it was stored before this request came.
     pub replayed: bool,
     status: u16,
+    upstream_status: Option<u16>,
+    headers: Vec<(String, String)>,
     receipt: String,
     body: Bytes,
 }
 
 impl Answer {
     pub(super) fn of(execution: &Execution, done: &Done, replayed: bool) -> Self {
-        let Done { status, result, receipt } = done;
+        let Done { upstream_status, headers, result, receipt } = done;
         let (id, action) = (&execution.id, CanonicalText::string(&execution.action));
         let action = action.as_str();
         let body = [
@@ -36,7 +38,15 @@ impl Answer {
             receipt,
             r#""}"#,
         ];
-        Answer { id: id.clone(), replayed, status: *status, receipt: receipt.clone(), body: body.concat().into() }
+        Answer {
+            id: id.clone(),
+            replayed,
+            status: upstream_status.map_or(200, client_status),
+            upstream_status: *upstream_status,
+            headers: headers.clone(),
+            receipt: receipt.clone(),
+            body: body.concat().into(),
+        }
     }
 
     /// What the request that executed it is told.
@@ -46,6 +56,14 @@ impl Answer {
             State::Settled(Outcome::NotExecuted { status }) => Err(not_executed(execution, *status)),
             State::Intent | State::Settled(Outcome::Unknown) => Err(outcome_unknown(execution, 504)),
         }
+    }
+}
+
+/// The upstream's status, except where it could not carry this body, or would send the client elsewhere.
+fn client_status(upstream_status: u16) -> u16 {
+    match upstream_status {
+        204 | 205 | 300..=399 => 200,
+        status => status,
     }
 }
 
@@ -63,12 +81,17 @@ pub(super) fn outcome_unknown(execution: &Execution, status: u16) -> Refusal {
 /// Sends a result.
 pub async fn answer(session: &mut ServerSession, answer: Answer) {
     let replayed = if answer.replayed { "true" } else { "false" };
-    let headers = [
+    let upstream_status = answer.upstream_status.map(|status| status.to_string());
+    let mut headers = vec![
         ("Content-Type", "application/json"),
         ("OpenExec-Execution-Id", &answer.id),
         ("OpenExec-Receipt", &answer.receipt),
         ("OpenExec-Replayed", replayed),
     ];
+    if let Some(status) = &upstream_status {
+        headers.push(("OpenExec-Upstream-Status", status));
+    }
+    headers.extend(answer.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     send(session, answer.status, &headers, answer.body).await;
 }
 
@@ -106,15 +129,15 @@ pub async fn document(session: &mut ServerSession, status: u16, content_type: &s
 const PROBLEM: &str = "application/problem+json";
 
 /// A client that is gone, or does not read, gets nothing: what was decided is decided all the same.
-async fn send(session: &mut ServerSession, status: u16, headers: &[(&'static str, &str)], body: Bytes) {
+async fn send(session: &mut ServerSession, status: u16, headers: &[(&str, &str)], body: Bytes) {
     let to_head = session.req_header().method == Method::HEAD;
     write(session, status, headers, body, to_head).await;
 }
 
-async fn write(session: &mut ServerSession, status: u16, headers: &[(&'static str, &str)], body: Bytes, to_head: bool) {
+async fn write(session: &mut ServerSession, status: u16, headers: &[(&str, &str)], body: Bytes, to_head: bool) {
     let header = ResponseHeader::build(status, Some(headers.len() + 4)).and_then(|mut header| {
         for (name, value) in headers {
-            header.insert_header(*name, *value)?;
+            header.append_header((*name).to_owned(), *value)?;
         }
         header.insert_header("Content-Length", body.len())?;
         Ok(header)

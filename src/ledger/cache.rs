@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::{Claim, Claimed, Done, Execution, Ledger, LedgerError, NewExecution, Outcome, State};
+use super::{Claim, Claimed, Done, Execution, Filter, Ledger, LedgerError, NewExecution, Outcome, Record, State};
 
 /// Bytes that an entry costs beside its texts.
 const ENTRY_OVERHEAD: usize = 256;
@@ -52,7 +52,9 @@ impl Finished {
 
 fn size(key: &(Arc<str>, String), execution: &Execution) -> usize {
     let result = match &execution.state {
-        State::Settled(Outcome::Done(done)) => done.result.len(),
+        State::Settled(Outcome::Done(done)) => {
+            done.result.len() + done.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+        }
         _ => 0,
     };
     ENTRY_OVERHEAD + key.1.len() + execution.action.len() + result
@@ -89,6 +91,22 @@ impl<L: Ledger> Ledger for Cached<L> {
         self.ledger.record(claim, outcome).await
     }
 
+    async fn resolve(&self, id: &str, outcome: &Outcome, by: &str) -> Result<Arc<Execution>, LedgerError> {
+        self.ledger.resolve(id, outcome, by).await
+    }
+
+    async fn find(&self, id: &str) -> Result<Option<Record>, LedgerError> {
+        self.ledger.find(id).await
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Vec<Record>, LedgerError> {
+        self.ledger.list(filter).await
+    }
+
+    async fn unknown(&self, after: i64, limit: usize) -> Result<Vec<Record>, LedgerError> {
+        self.ledger.unknown(after, limit).await
+    }
+
     fn fence(&self) -> Option<DateTime<Utc>> {
         self.ledger.fence()
     }
@@ -108,7 +126,8 @@ mod tests {
     use crate::ledger::Memory;
 
     fn finished(result: &str) -> Arc<Execution> {
-        let done = Done { status: 200, result: result.to_owned(), receipt: String::new() };
+        let done =
+            Done { upstream_status: None, headers: Vec::new(), result: result.to_owned(), receipt: String::new() };
         Arc::new(Execution {
             id: String::new(),
             action: String::new(),

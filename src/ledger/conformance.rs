@@ -48,13 +48,28 @@ fn new(id: &str, tenant: &str, nonce: &str, approval: Option<&str>) -> NewExecut
         action: "echo".to_owned(),
         action_hash: action_hash("echo", &CanonicalText::empty_object()),
         approval_id: approval.map(str::to_owned),
-        payload: Some("{}".to_owned()),
+        dispatched: Some(Dispatched {
+            payload: Some("{}".to_owned()),
+            route: "POST /".to_owned(),
+            policy: RecoveryPolicy::Probe,
+        }),
         claimed_at: Utc::now(),
     }
 }
 
 fn done(result: &str) -> Done {
-    Done { status: 200, result: result.to_owned(), receipt: format!("receipt of {result}") }
+    Done {
+        upstream_status: None,
+        headers: Vec::new(),
+        result: result.to_owned(),
+        receipt: format!("receipt of {result}"),
+    }
+}
+
+/// What an upstream said.
+fn answered(result: &str) -> Done {
+    let headers = vec![("x-request-id".to_owned(), "\"ä\"".to_owned())];
+    Done { upstream_status: Some(202), headers, ..done(result) }
 }
 
 fn claimed(outcome: Result<Claimed, LedgerError>) -> (Claim, Arc<Execution>) {
@@ -109,7 +124,7 @@ async fn an_approval_is_consumed_once() {
 #[tokio::test]
 async fn a_claim_is_settled_once_and_by_its_owner() {
     on_each(async |ledger| {
-        let outcomes = [Outcome::Done(done("r")), Outcome::NotExecuted { status: 503 }, Outcome::Unknown];
+        let outcomes = [Outcome::Done(answered("r")), Outcome::NotExecuted { status: 503 }, Outcome::Unknown];
         for (id, outcome) in ["1", "2", "3"].into_iter().zip(outcomes) {
             let (claim, intent) = claimed(ledger.claim(new(id, "t", id, None), None).await);
             assert_eq!(intent.state, State::Intent);
@@ -120,6 +135,73 @@ async fn a_claim_is_settled_once_and_by_its_owner() {
             assert_eq!(ledger.look_up("t", id).await.unwrap(), Some(settled));
             assert_eq!(ledger.record(&claim, &Outcome::Unknown).await, Err(LedgerError::NotOurs));
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_is_settled_once_by_whoever_knows() {
+    on_each(async |ledger| {
+        let mut claims = Vec::new();
+        for id in ["1", "2", "3", "4"] {
+            claims.push(claimed(ledger.claim(new(id, "t", id, None), None).await).0);
+        }
+        let resolve = async |id: &str, outcome| ledger.resolve(id, &outcome, "operator: ada").await;
+        assert_eq!(resolve("1", Outcome::Done(done("r"))).await, Err(LedgerError::NotOurs), "it runs");
+        for claim in &claims[..3] {
+            ledger.record(claim, &Outcome::Unknown).await.unwrap();
+        }
+        let ids = |records: Vec<Record>| records.into_iter().map(|r| r.execution.id).collect::<Vec<_>>();
+        assert_eq!(ids(ledger.unknown(0, 10).await.unwrap()), ["1", "2", "3"]);
+        let first = &ledger.unknown(0, 1).await.unwrap()[0];
+        assert_eq!(ids(ledger.unknown(first.seq, 1).await.unwrap()), ["2"]);
+        assert_eq!(resolve("1", Outcome::Unknown).await, Err(LedgerError::NotOurs), "that is no news");
+        for (id, outcome) in [("1", Outcome::Done(answered("r"))), ("2", Outcome::NotExecuted { status: 409 })] {
+            let settled = resolve(id, outcome.clone()).await.unwrap();
+            assert_eq!(settled.state, State::Settled(outcome));
+            assert_eq!(ledger.look_up("t", id).await.unwrap(), Some(settled));
+            assert_eq!(resolve(id, Outcome::Done(done("other"))).await, Err(LedgerError::NotOurs));
+        }
+        // The execution's own late answer counts too; after an operator's it does not.
+        assert_eq!(ledger.record(&claims[0], &Outcome::Done(done("late"))).await, Err(LedgerError::NotOurs));
+        ledger.record(&claims[2], &Outcome::Done(done("late"))).await.unwrap();
+        assert_eq!(ids(ledger.unknown(0, 10).await.unwrap()), Vec::<String>::new());
+        assert_eq!(resolve("nobody", Outcome::NotExecuted { status: 409 }).await, Err(LedgerError::NotOurs));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn operators_see_everything() {
+    on_each(async |ledger| {
+        claimed(
+            ledger.claim(NewExecution { dispatched: None, ..new("1", "t", "a", Some("x")) }, Some(done("r"))).await,
+        );
+        let (claim, _) = claimed(ledger.claim(new("2", "u", "b", None), None).await);
+        ledger.record(&claim, &Outcome::Unknown).await.unwrap();
+        claimed(ledger.claim(new("3", "t", "c", None), None).await);
+        let list = async |state, before: Option<&str>, limit| {
+            let filter = Filter { state, before: before.map(str::to_owned), limit };
+            let found = ledger.list(&filter).await.unwrap();
+            found.into_iter().map(|record| record.execution.id).collect::<Vec<_>>()
+        };
+        assert_eq!(list(None, None, 10).await, ["3", "2", "1"]);
+        assert_eq!(list(None, Some("3"), 1).await, ["2"]);
+        assert_eq!(list(Some("DONE"), None, 10).await, ["1"]);
+        assert_eq!(list(Some("UNKNOWN"), None, 10).await, ["2"]);
+        assert_eq!(list(Some("INTENT"), Some("3"), 10).await, Vec::<String>::new());
+        let found = ledger.find("2").await.unwrap().unwrap();
+        assert_eq!(found.dispatched, new("2", "u", "b", None).dispatched, "kept for whoever finds out");
+        assert_eq!((found.tenant.as_str(), found.nonce.as_str(), found.settled_by.as_deref()), ("u", "b", None));
+        ledger.resolve("2", &Outcome::Done(answered("r")), "operator: ada").await.unwrap();
+        let found = ledger.find("2").await.unwrap().unwrap();
+        assert_eq!(found.settled_by.as_deref(), Some("operator: ada"));
+        assert_eq!(found.execution.state, State::Settled(Outcome::Done(answered("r"))));
+        let dispatched = found.dispatched.unwrap();
+        assert_eq!((dispatched.payload, dispatched.policy), (None, RecoveryPolicy::Probe), "no longer needed");
+        let done = ledger.find("1").await.unwrap().unwrap();
+        assert_eq!((done.approval_id.as_deref(), done.dispatched), (Some("x"), None));
+        assert!(done.settled_at.is_some() && ledger.find("4").await.unwrap().is_none());
     })
     .await;
 }

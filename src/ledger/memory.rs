@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 
-use super::{Claim, Claimed, Done, Execution, Ledger, LedgerError, NewExecution, Outcome, State};
+use super::{
+    Claim, Claimed, Dispatched, Done, Execution, Filter, Ledger, LedgerError, NewExecution, Outcome, Record, State,
+};
 
 /// Bytes that a row costs beside its texts.
 const ROW_OVERHEAD: usize = 256;
@@ -24,16 +26,24 @@ struct Rows {
     closed: bool,
     bytes: usize,
     tokens: i64,
-    nonces: HashMap<Arc<str>, HashMap<String, Arc<Execution>>>,
-    approvals: HashSet<(Arc<str>, String)>,
-    /// Claims that are not settled, by execution id.
-    open: HashMap<String, OpenClaim>,
+    /// In the order in which they were claimed.
+    rows: Vec<Row>,
+    nonces: HashMap<Arc<str>, HashMap<Arc<str>, usize>>,
+    approvals: HashSet<(Arc<str>, Arc<str>)>,
+    /// Rows whose outcome is not known, by execution id.
+    open: HashMap<String, usize>,
 }
 
-struct OpenClaim {
+struct Row {
+    execution: Arc<Execution>,
     token: i64,
     tenant: Arc<str>,
-    nonce: String,
+    nonce: Arc<str>,
+    approval_id: Option<Arc<str>>,
+    claimed_at: DateTime<Utc>,
+    settled_at: Option<DateTime<Utc>>,
+    settled_by: Option<String>,
+    dispatched: Option<Dispatched>,
 }
 
 impl Memory {
@@ -54,7 +64,25 @@ impl Ledger for Memory {
     }
 
     async fn record(&self, claim: &Claim, outcome: &Outcome) -> Result<Arc<Execution>, LedgerError> {
-        self.rows.lock().record(claim, outcome.clone())
+        self.rows.lock().settle(&claim.id, outcome.clone(), None, |row| row.token == claim.token)
+    }
+
+    async fn resolve(&self, id: &str, outcome: &Outcome, by: &str) -> Result<Arc<Execution>, LedgerError> {
+        let is_unknown = |row: &Row| row.execution.state == State::Settled(Outcome::Unknown);
+        self.rows.lock().settle(id, outcome.clone(), Some(by), is_unknown)
+    }
+
+    async fn find(&self, id: &str) -> Result<Option<Record>, LedgerError> {
+        let rows = self.rows.lock();
+        Ok(rows.position(id).map(|at| rows.record(at, true)))
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Vec<Record>, LedgerError> {
+        Ok(self.rows.lock().list(filter))
+    }
+
+    async fn unknown(&self, after: i64, limit: usize) -> Result<Vec<Record>, LedgerError> {
+        Ok(self.rows.lock().unknown(after, limit))
     }
 
     fn fence(&self) -> Option<DateTime<Utc>> {
@@ -72,7 +100,8 @@ impl Ledger for Memory {
 
 impl Rows {
     fn find(&self, tenant: &str, nonce: &str) -> Option<Arc<Execution>> {
-        self.nonces.get(tenant)?.get(nonce).cloned()
+        let at = *self.nonces.get(tenant)?.get(nonce)?;
+        Some(self.rows[at].execution.clone())
     }
 
     fn claim(&mut self, new: NewExecution, result: Option<Done>, max_bytes: usize) -> Result<Claimed, LedgerError> {
@@ -82,12 +111,14 @@ impl Rows {
         if let Some(known) = self.find(&new.tenant, &new.nonce) {
             return Ok(Claimed::Known(known));
         }
-        let approval = new.approval_id.map(|id| (new.tenant.clone(), id));
+        let approval_id: Option<Arc<str>> = new.approval_id.map(Arc::from);
+        let approval = approval_id.clone().map(|id| (new.tenant.clone(), id));
         if approval.as_ref().is_some_and(|approval| self.approvals.contains(approval)) {
             return Ok(Claimed::ApprovalUsed);
         }
+        let payload_bytes = new.dispatched.as_ref().and_then(|d| d.payload.as_ref()).map_or(0, String::len);
         let result_bytes = result.as_ref().map_or(0, |done| done.result.len());
-        let bytes = ROW_OVERHEAD + new.nonce.len() + new.action.len() + result_bytes;
+        let bytes = ROW_OVERHEAD + new.nonce.len() + new.action.len() + payload_bytes + result_bytes;
         if self.bytes + bytes > max_bytes {
             return Err(LedgerError::Full);
         }
@@ -95,11 +126,11 @@ impl Rows {
         self.approvals.extend(approval);
         self.tokens += 1;
         let claim = Claim { id: new.id.clone(), token: self.tokens };
+        let settled_at = result.as_ref().map(|_| new.claimed_at);
         let state = match result {
             Some(done) => State::Settled(Outcome::Done(done)),
             None => {
-                let open = OpenClaim { token: claim.token, tenant: new.tenant.clone(), nonce: new.nonce.clone() };
-                self.open.insert(claim.id.clone(), open);
+                self.open.insert(claim.id.clone(), self.rows.len());
                 State::Intent
             }
         };
@@ -109,26 +140,95 @@ impl Rows {
             action_hash: new.action_hash.as_str().to_owned(),
             state,
         });
-        self.nonces.entry(new.tenant).or_default().insert(new.nonce, execution.clone());
+        let nonce: Arc<str> = new.nonce.into();
+        self.nonces.entry(new.tenant.clone()).or_default().insert(nonce.clone(), self.rows.len());
+        self.rows.push(Row {
+            execution: execution.clone(),
+            token: claim.token,
+            tenant: new.tenant,
+            nonce,
+            approval_id,
+            claimed_at: new.claimed_at,
+            settled_at,
+            settled_by: None,
+            dispatched: new.dispatched,
+        });
         Ok(Claimed::New(claim, execution))
     }
 
-    fn record(&mut self, claim: &Claim, outcome: Outcome) -> Result<Arc<Execution>, LedgerError> {
+    /// Settles an open row that the caller may settle.
+    fn settle(
+        &mut self,
+        id: &str,
+        outcome: Outcome,
+        by: Option<&str>,
+        may: impl FnOnce(&Row) -> bool,
+    ) -> Result<Arc<Execution>, LedgerError> {
         if self.closed {
             return Err(LedgerError::Closed);
         }
-        let open = self.open.get(&claim.id).filter(|open| open.token == claim.token).ok_or(LedgerError::NotOurs)?;
-        let row = self
-            .nonces
-            .get_mut(&open.tenant)
-            .and_then(|nonces| nonces.get_mut(&open.nonce))
-            .expect("an open claim has a row");
+        let at = *self.open.get(id).ok_or(LedgerError::NotOurs)?;
+        let row = &mut self.rows[at];
+        let to_unknown = outcome == Outcome::Unknown;
+        if !may(row) || (to_unknown && row.execution.state != State::Intent) {
+            return Err(LedgerError::NotOurs);
+        }
         if let Outcome::Done(done) = &outcome {
             self.bytes += done.result.len(); // beyond the bound rather than lost: it has happened
         }
-        *row = Arc::new(Execution { state: State::Settled(outcome), ..Execution::clone(row) });
-        let row = row.clone();
-        self.open.remove(&claim.id);
-        Ok(row)
+        row.execution = Arc::new(Execution { state: State::Settled(outcome), ..Execution::clone(&row.execution) });
+        row.settled_at = Some(Utc::now());
+        row.settled_by = by.map(str::to_owned);
+        let execution = row.execution.clone();
+        if !to_unknown {
+            if let Some(payload) = row.dispatched.as_mut().and_then(|dispatched| dispatched.payload.take()) {
+                self.bytes -= payload.len();
+            }
+            self.open.remove(id);
+        }
+        Ok(execution)
+    }
+
+    fn record(&self, at: usize, with_texts: bool) -> Record {
+        let row = &self.rows[at];
+        let mut execution = Execution::clone(&row.execution);
+        let mut dispatched = row.dispatched.clone();
+        if !with_texts {
+            if let State::Settled(Outcome::Done(done)) = &mut execution.state {
+                done.result.clear();
+            }
+            if let Some(dispatched) = &mut dispatched {
+                dispatched.payload = None;
+            }
+        }
+        Record {
+            seq: at as i64 + 1,
+            execution,
+            tenant: row.tenant.to_string(),
+            nonce: row.nonce.to_string(),
+            approval_id: row.approval_id.as_deref().map(str::to_owned),
+            claimed_at: row.claimed_at,
+            settled_at: row.settled_at,
+            settled_by: row.settled_by.clone(),
+            dispatched,
+        }
+    }
+
+    /// Slow, and asked for by people only.
+    fn position(&self, id: &str) -> Option<usize> {
+        self.rows.iter().position(|row| row.execution.id == id)
+    }
+
+    fn list(&self, filter: &Filter) -> Vec<Record> {
+        let end = filter.before.as_deref().and_then(|id| self.position(id)).unwrap_or(self.rows.len());
+        let wanted = |at: &usize| filter.state.is_none_or(|state| self.rows[*at].execution.state.as_str() == state);
+        (0..end).rev().filter(wanted).take(filter.limit).map(|at| self.record(at, false)).collect()
+    }
+
+    fn unknown(&self, after: i64, limit: usize) -> Vec<Record> {
+        let is_unknown = |at: &usize| self.rows[*at].execution.state == State::Settled(Outcome::Unknown);
+        let mut found: Vec<usize> = self.open.values().copied().filter(is_unknown).collect();
+        found.sort_unstable();
+        found.into_iter().filter(|at| *at as i64 + 1 > after).take(limit).map(|at| self.record(at, true)).collect()
     }
 }

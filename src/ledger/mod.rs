@@ -4,6 +4,7 @@
 //! none ──claim──▶ INTENT ──record──▶ DONE | NOT_EXECUTED | UNKNOWN
 //!   └──claim of a pure action──▶ DONE
 //! INTENT left by an earlier process ──start-up──▶ UNKNOWN
+//! UNKNOWN ──resolve (recovery, an operator), or record (the execution's own late answer)──▶ DONE | NOT_EXECUTED
 //! ```
 //!
 //! A claim is durable when [`Ledger::claim`] returns it, and only then may anything be dispatched. It is unique by
@@ -38,8 +39,23 @@ pub trait Ledger: Send + Sync {
     /// Stores a new execution durably, in state INTENT or, for a pure action, DONE.
     async fn claim(&self, new: NewExecution, result: Option<Done>) -> Result<Claimed, LedgerError>;
 
-    /// Settles a claim durably. What failed may be tried again.
+    /// Settles a claim durably. What failed may be tried again. An outcome that is known settles an unknown one too.
     async fn record(&self, claim: &Claim, outcome: &Outcome) -> Result<Arc<Execution>, LedgerError>;
+
+    /// Settles an execution whose outcome is unknown; `by` says who knows.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotOurs`]: there is none with this id whose outcome is unknown.
+    async fn resolve(&self, id: &str, outcome: &Outcome, by: &str) -> Result<Arc<Execution>, LedgerError>;
+
+    /// The execution with this id, with everything that is known of it.
+    async fn find(&self, id: &str) -> Result<Option<Record>, LedgerError>;
+
+    /// Executions, the newest first. Without their payloads and results: those may be large.
+    async fn list(&self, filter: &Filter) -> Result<Vec<Record>, LedgerError>;
+
+    /// Executions whose outcome is unknown, the oldest first, with their payloads, behind this row.
+    async fn unknown(&self, after: i64, limit: usize) -> Result<Vec<Record>, LedgerError>;
 
     /// Approvals issued before this time cannot be known to be unused.
     fn fence(&self) -> Option<DateTime<Utc>>;
@@ -66,17 +82,62 @@ pub struct NewExecution {
     pub action_hash: ActionHash,
     /// The approval that it consumes.
     pub approval_id: Option<String>,
-    /// The canonical payload, kept where a recovery may need it.
-    pub payload: Option<String>,
+    /// What its recovery needs, for an execution that is dispatched.
+    pub dispatched: Option<Dispatched>,
     /// When it was claimed.
     pub claimed_at: DateTime<Utc>,
+}
+
+/// What was sent where, for whoever must find out what came of it. The idempotency key is the execution's id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dispatched {
+    /// The canonical payload; forgotten when the outcome is known.
+    pub payload: Option<String>,
+    /// Method, path, body and upstream. If the action's has changed since, only an operator decides.
+    pub route: String,
+    /// Who finds out.
+    pub policy: RecoveryPolicy,
+}
+
+/// Who finds out what came of an execution whose outcome is unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RecoveryPolicy {
+    /// An operator.
+    #[default]
+    Operator,
+    /// We do, by dispatching it again: the upstream knows the key.
+    Idempotent,
+    /// We do, by asking the upstream for the key.
+    Probe,
+}
+
+impl RecoveryPolicy {
+    /// The word in the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RecoveryPolicy::Operator => "operator",
+            RecoveryPolicy::Idempotent => "idempotent",
+            RecoveryPolicy::Probe => "probe",
+        }
+    }
+
+    /// The policy of this word; an unknown word is an operator's.
+    fn parse(word: &str) -> Self {
+        match word {
+            "idempotent" => RecoveryPolicy::Idempotent,
+            "probe" => RecoveryPolicy::Probe,
+            _ => RecoveryPolicy::Operator,
+        }
+    }
 }
 
 /// A result with its receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Done {
-    /// The HTTP status of the answer.
-    pub status: u16,
+    /// The upstream's HTTP status; `None` when no upstream said it.
+    pub upstream_status: Option<u16>,
+    /// The upstream's headers that the client gets.
+    pub headers: Vec<(String, String)>,
     /// The result text.
     pub result: String,
     /// Its receipt.
@@ -95,6 +156,17 @@ pub enum Outcome {
     },
     /// It may have happened.
     Unknown,
+}
+
+impl Outcome {
+    /// The word in the ledger.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Outcome::Done(_) => "DONE",
+            Outcome::NotExecuted { .. } => "NOT_EXECUTED",
+            Outcome::Unknown => "UNKNOWN",
+        }
+    }
 }
 
 /// A state as it is stored.
@@ -117,6 +189,53 @@ pub struct Execution {
     pub action_hash: String,
     /// How far it got.
     pub state: State,
+}
+
+impl State {
+    /// The word in the ledger.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            State::Intent => "INTENT",
+            State::Settled(outcome) => outcome.as_str(),
+        }
+    }
+
+    /// Every word that [`State::as_str`] knows.
+    pub const WORDS: [&'static str; 4] = ["INTENT", "DONE", "NOT_EXECUTED", "UNKNOWN"];
+}
+
+/// An execution with everything that is known of it, for operators and recovery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its place in the ledger.
+    pub seq: i64,
+    /// What its client is told. [`Ledger::list`] leaves the result empty.
+    pub execution: Execution,
+    /// Whose it is; empty in demo mode.
+    pub tenant: String,
+    /// The client's name for it.
+    pub nonce: String,
+    /// The approval that it consumed.
+    pub approval_id: Option<String>,
+    /// When it was claimed.
+    pub claimed_at: DateTime<Utc>,
+    /// When its outcome was stored.
+    pub settled_at: Option<DateTime<Utc>>,
+    /// Who settled it, when that was neither the execution itself nor a start.
+    pub settled_by: Option<String>,
+    /// What was dispatched, if anything was.
+    pub dispatched: Option<Dispatched>,
+}
+
+/// Which executions, and how many.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// In this state: one of [`State::WORDS`].
+    pub state: Option<&'static str>,
+    /// Older than the one with this id.
+    pub before: Option<String>,
+    /// At most this many.
+    pub limit: usize,
 }
 
 /// What came of a claim.

@@ -1,16 +1,13 @@
 //! The refusal table, row by row, and the other paths.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use openexec::execute::dispatch::InvalidPayload;
-use openexec::ledger::Outcome;
-use openexec::registry::{Dispatch, Effect, Handler, Registry};
+use openexec::registry::{Dispatch, Ended, Handler, Registry};
 use openexec_protocol::canonical::CanonicalText;
 use serde_json::json;
 
-use crate::support::{Approval, Setup, approved, request};
+use crate::support::{Approval, Setup, approved, effect, request};
 
 #[test]
 fn what_the_built_ins_do() {
@@ -129,27 +126,22 @@ fn a_body_that_is_no_request_is_explained() {
 }
 
 /// An action that sleeps, one whose outcome nobody learns, one that was certainly not executed, one that panics.
-struct Scripted;
-
-#[async_trait]
-impl Effect for Scripted {
-    async fn run(&self, dispatch: Dispatch) -> Outcome {
-        match dispatch.payload.member("do") {
-            Some(r#""sleep""#) => {
-                tokio::time::sleep(Duration::from_millis(700)).await;
-                Outcome::Unknown
-            }
-            Some(r#""refuse""#) => Outcome::NotExecuted { status: 503 },
-            Some(r#""panic""#) => panic!("scripted"),
-            _ => Outcome::Unknown,
+async fn script(dispatch: Dispatch) -> Ended {
+    match dispatch.payload.member("do") {
+        Some(r#""sleep""#) => {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            Ended::Unknown
         }
+        Some(r#""refuse""#) => Ended::NotExecuted { status: 503 },
+        Some(r#""panic""#) => panic!("scripted"),
+        _ => Ended::Unknown,
     }
 }
 
 fn scripted() -> Registry {
     let panics: openexec::registry::Pure =
         |_: &CanonicalText| -> Result<CanonicalText, InvalidPayload> { panic!("scripted") };
-    Registry::builtin().with("scripted", Handler::Effect(Arc::new(Scripted))).with("panics", Handler::Pure(panics))
+    Registry::builtin().with("scripted", effect(script)).with("panics", Handler::Pure(panics))
 }
 
 #[test]

@@ -4,28 +4,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use chrono::{TimeDelta, Utc};
-use openexec::ledger::{Done, Outcome};
-use openexec::registry::{Dispatch, Effect, Handler, Registry};
+use openexec::registry::{Handler, Registry};
 use openexec_protocol::timestamp;
 use serde_json::json;
 
-use crate::support::{Approval, Response, Setup, approved, request};
+use crate::support::{Approval, Response, Setup, answered, approved, effect, request};
 
 /// Counts what it does.
-#[derive(Default)]
-struct Counting(AtomicUsize);
-
-#[async_trait]
-impl Effect for Counting {
-    async fn run(&self, dispatch: Dispatch) -> Outcome {
-        let count = self.0.fetch_add(1, Ordering::SeqCst) + 1;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let result = format!("{{\"count\": {count}}}");
-        let receipt = openexec_protocol::receipt::receipt(&dispatch.execution_id, &result);
-        Outcome::Done(Done { status: 200, result, receipt })
-    }
+fn counting(count: &Arc<AtomicUsize>) -> Handler {
+    let count = count.clone();
+    effect(move |_| {
+        let count = count.fetch_add(1, Ordering::SeqCst) + 1;
+        async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            answered(&json!({"count": count}))
+        }
+    })
 }
 
 fn at_once(times: usize, send: impl Fn(usize) -> Response + Sync) -> Vec<Response> {
@@ -54,17 +49,17 @@ fn must_be_one(responses: &[Response]) {
 
 #[test]
 fn of_64_duplicates_one_is_executed_and_all_get_its_bytes() {
-    let counting = Arc::new(Counting::default());
-    let registry = Registry::builtin().with("count", Handler::Effect(counting.clone()));
+    let count = Arc::new(AtomicUsize::new(0));
+    let registry = Registry::builtin().with("count", counting(&count));
     for ledger in [None, Some("memory:")] {
         let mut setup = Setup::demo().registry(registry.clone());
         if let Some(url) = ledger {
             setup = setup.with("OPENEXEC_DB_URL", url);
         }
         let server = setup.start();
-        let before = counting.0.load(Ordering::SeqCst);
+        let before = count.load(Ordering::SeqCst);
         must_be_one(&at_once(64, |_| server.execute(&request("count", &json!({}), "n"))));
-        assert_eq!(counting.0.load(Ordering::SeqCst), before + 1);
+        assert_eq!(count.load(Ordering::SeqCst), before + 1);
         // A built-in is claimed and recorded in one commit.
         must_be_one(&at_once(64, |_| server.execute(&request("echo", &json!({"a": 1}), "m"))));
         assert_eq!(server.metric(r#"openexec_verdicts_total{reason="",verdict="executed"}"#), 2.0);
@@ -153,7 +148,7 @@ fn another_payload_gets_the_first_result_in_demo_mode_unless_configured() {
 
 #[test]
 fn an_action_that_was_removed_still_answers_its_retries() {
-    let counting = Registry::builtin().with("count", Handler::Effect(Arc::new(Counting::default())));
+    let counting = Registry::builtin().with("count", counting(&Arc::default()));
     let setup = Setup::clawshield().registry(counting);
     let body = approved("count", &json!({}), "n", &Approval::default());
     let server = setup.start();

@@ -2,31 +2,20 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use openexec::ledger::{Done, Outcome};
-use openexec::registry::{Dispatch, Effect, Handler, Registry};
+use openexec::registry::Registry;
 use serde_json::json;
 
-use crate::support::{Client, Response, Setup, request};
-
-struct Slow;
-
-#[async_trait]
-impl Effect for Slow {
-    async fn run(&self, dispatch: Dispatch) -> Outcome {
-        tokio::time::sleep(Duration::from_millis(600)).await;
-        let result = "{}".to_owned();
-        let receipt = openexec_protocol::receipt::receipt(&dispatch.execution_id, &result);
-        Outcome::Done(Done { status: 200, result, receipt })
-    }
-}
+use crate::support::{Client, Response, Setup, answered, effect, request};
 
 fn slow() -> Registry {
-    Registry::builtin().with("slow", Handler::Effect(Arc::new(Slow)))
+    let slow = effect(|_| async {
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        answered(&json!({}))
+    });
+    Registry::builtin().with("slow", slow)
 }
 
 #[test]

@@ -8,13 +8,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use openexec::app::{self, Parts, Running};
 use openexec::clock::{Clock, SystemClock};
 use openexec::config::Config;
-use openexec::registry::Registry;
+use openexec::registry::{Dispatch, Effect, Ended, Handler, Ready, Registry};
 use openexec_protocol::approval::{self, HmacKey, Terms};
-use openexec_protocol::canonical::Limits;
+use openexec_protocol::canonical::{CanonicalText, Limits};
+use openexec_protocol::receipt::ResultText;
+use openexec_protocol::refusal::Refusal;
 use openexec_protocol::request::Request;
 use openexec_protocol::timestamp;
 use serde_json::{Value, json};
@@ -46,7 +49,7 @@ impl Setup {
             ("OPENEXEC_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
             ("OPENEXEC_DB_URL", ledger),
         ]);
-        Setup { environment, file: None, registry: Registry::builtin(), clock: Arc::new(SystemClock), directory }
+        Setup { environment, file: None, registry: Registry::default(), clock: Arc::new(SystemClock), directory }
     }
 
     pub fn clawshield() -> Self {
@@ -119,6 +122,33 @@ impl Setup {
     /// As a process of its own.
     pub fn spawn(&self) -> Process {
         Process::start(self.command(&[]).env("OPENEXEC_LISTEN", free()).env("OPENEXEC_ADMIN_LISTEN", free()))
+    }
+}
+
+/// An action with effects that a test scripts.
+pub fn effect<F: Future<Output = Ended> + Send + 'static>(
+    script: impl Fn(Dispatch) -> F + Clone + Send + Sync + 'static,
+) -> Handler {
+    Handler::Effect(Arc::new(Scripted(script)))
+}
+
+/// An effect that returned this.
+pub fn answered(result: &Value) -> Ended {
+    let result = CanonicalText::parse(result.to_string().as_bytes(), Limits::default()).unwrap();
+    Ended::Answered { status: None, headers: Vec::new(), result: ResultText::from(&result) }
+}
+
+struct Scripted<S>(S);
+
+#[async_trait]
+impl<S, F> Effect for Scripted<S>
+where
+    S: Fn(Dispatch) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Ended> + Send + 'static,
+{
+    async fn prepare(&self) -> Result<Ready, Refusal> {
+        let script = self.0.clone();
+        Ok(Box::new(move |dispatch| Box::pin(async move { script(dispatch).await })))
     }
 }
 

@@ -4,6 +4,10 @@ use num_bigint::BigInt;
 use openexec_protocol::canonical::{CanonicalText, Limits};
 
 use super::InvalidPayload;
+use crate::registry::Pure;
+
+/// All of them, by name.
+pub const ALL: [(&str, Pure); 2] = [("echo", echo), ("add", add)];
 
 /// `{"echo": <payload>}`
 ///

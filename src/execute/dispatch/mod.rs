@@ -1,6 +1,9 @@
 //! Doing it.
 
 pub mod builtin;
+mod result;
+mod schema;
+pub mod upstream;
 
 use openexec_protocol::refusal::{Code, Refusal};
 

@@ -200,7 +200,7 @@ pub(super) fn recognise(path: &Path) -> Result<bool, OpenError> {
         });
     }
     match pragma("user_version")? {
-        schema::SCHEMA_VERSION => Ok(true),
+        1..=schema::SCHEMA_VERSION => Ok(true),
         found => Err(OpenError::Newer { path: path.to_owned(), found }),
     }
 }

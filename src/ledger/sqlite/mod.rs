@@ -24,7 +24,9 @@ use uuid::Uuid;
 use self::checkpointer::Checkpointer;
 use self::keeper::Keeper;
 use self::writer::{Job, Progress, Writer};
-use super::{Claim, Claimed, Done, Execution, Ledger, LedgerError, NewExecution, OnFatal, Outcome, fence};
+use super::{
+    Claim, Claimed, Done, Execution, Filter, Ledger, LedgerError, NewExecution, OnFatal, Outcome, Record, fence,
+};
 use crate::config::ledger::{FencePolicy, SqliteConfig};
 use crate::metrics::Metrics;
 
@@ -75,6 +77,8 @@ impl OpenFile {
         let connection = file::connect(&config.path)?;
         if is_new {
             create(&connection)?;
+        } else {
+            migrate(&connection)?;
         }
         let ledger_id = meta(&connection, "ledger_id")?.ok_or(OpenError::Incomplete)?;
         let was_clean = is_new || meta(&connection, "clean")?.as_deref() == Some("1");
@@ -158,6 +162,20 @@ fn create(connection: &Connection) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Brings an older ledger to today's columns, whole or not at all.
+fn migrate(connection: &Connection) -> Result<(), OpenError> {
+    let version: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version == 1 {
+        connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {} PRAGMA user_version = {}; COMMIT;",
+            schema::MIGRATE_1,
+            schema::SCHEMA_VERSION
+        ))?;
+        tracing::info!("the ledger was brought from version 1 to {}", schema::SCHEMA_VERSION);
+    }
+    Ok(())
+}
+
 fn newest(connection: &Connection) -> Result<(i64, Option<DateTime<Utc>>), OpenError> {
     let row = connection
         .query_row("SELECT seq, claimed_at FROM executions ORDER BY seq DESC LIMIT 1", [], |row| {
@@ -214,18 +232,19 @@ fn mark_clean(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
-#[async_trait]
-impl Ledger for Sqlite {
-    async fn look_up(&self, tenant: &str, nonce: &str) -> Result<Option<Arc<Execution>>, LedgerError> {
-        let (readers, tenant, nonce) = (self.readers.clone(), tenant.to_owned(), nonce.to_owned());
+impl Sqlite {
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let readers = self.readers.clone();
         let found = tokio::task::spawn_blocking(move || {
             let reader = readers.iter().find_map(|reader| reader.try_lock());
             let reader = reader.unwrap_or_else(|| readers[0].lock());
-            let mut look_up = reader.prepare_cached(schema::LOOK_UP)?;
-            look_up.query_row(params![tenant, nonce], row::execution).optional()
+            read(&reader)
         });
         match found.await {
-            Ok(Ok(found)) => Ok(found.map(Arc::new)),
+            Ok(Ok(found)) => Ok(found),
             Ok(Err(error)) => {
                 if writer::is_fatal(&error) {
                     (self.on_fatal)(&error);
@@ -235,6 +254,48 @@ impl Ledger for Sqlite {
             }
             Err(_) => Err(LedgerError::Closed),
         }
+    }
+}
+
+#[async_trait]
+impl Ledger for Sqlite {
+    async fn look_up(&self, tenant: &str, nonce: &str) -> Result<Option<Arc<Execution>>, LedgerError> {
+        let (tenant, nonce) = (tenant.to_owned(), nonce.to_owned());
+        let found = self.read(move |reader| {
+            let mut look_up = reader.prepare_cached(schema::LOOK_UP)?;
+            look_up.query_row(params![tenant, nonce], row::execution).optional()
+        });
+        Ok(found.await?.map(Arc::new))
+    }
+
+    async fn find(&self, id: &str) -> Result<Option<Record>, LedgerError> {
+        let id = id.to_owned();
+        self.read(move |reader| reader.prepare_cached(schema::FIND)?.query_row([id], row::record).optional()).await
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Vec<Record>, LedgerError> {
+        let Filter { state, before, limit } = filter.clone();
+        self.read(move |reader| {
+            let sql = match state {
+                None => schema::LIST,
+                Some("INTENT" | "UNKNOWN") => schema::LIST_UNSETTLED,
+                Some(_) => schema::LIST_DONE_OR_NOT,
+            };
+            let mut list = reader.prepare_cached(sql)?;
+            match state {
+                None => list.query_map(params![before, limit as i64], row::record)?.collect(),
+                Some(state) => list.query_map(params![before, limit as i64, state], row::record)?.collect(),
+            }
+        })
+        .await
+    }
+
+    async fn unknown(&self, after: i64, limit: usize) -> Result<Vec<Record>, LedgerError> {
+        self.read(move |reader| {
+            let mut unknown = reader.prepare_cached(schema::UNKNOWN)?;
+            unknown.query_map(params![after, limit as i64], row::record)?.collect()
+        })
+        .await
     }
 
     async fn claim(&self, new: NewExecution, result: Option<Done>) -> Result<Claimed, LedgerError> {
@@ -246,6 +307,13 @@ impl Ledger for Sqlite {
     async fn record(&self, claim: &Claim, outcome: &Outcome) -> Result<Arc<Execution>, LedgerError> {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Job::Record(claim.again(), outcome.clone(), reply)).map_err(|_| LedgerError::Closed)?;
+        answer.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    async fn resolve(&self, id: &str, outcome: &Outcome, by: &str) -> Result<Arc<Execution>, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Resolve { id: id.to_owned(), outcome: outcome.clone(), by: by.to_owned(), reply };
+        self.jobs.send(job).map_err(|_| LedgerError::Closed)?;
         answer.await.map_err(|_| LedgerError::Closed)?
     }
 

@@ -4,7 +4,7 @@
 /// `PRAGMA application_id`: "OPEX".
 pub(super) const APPLICATION_ID: i32 = 0x4f50_4558;
 /// `PRAGMA user_version`: a newer one is refused.
-pub(super) const SCHEMA_VERSION: i32 = 1;
+pub(super) const SCHEMA_VERSION: i32 = 2;
 
 /// `OR` where `IN` would read better: SQLite builds a temporary table for each `IN` list at each insert.
 pub(super) const CREATE: &str = "
@@ -29,7 +29,11 @@ CREATE TABLE executions (
     payload            TEXT,
     status             INTEGER,
     receipt            TEXT,
-    result             TEXT
+    result             TEXT,
+    route              TEXT,
+    policy             TEXT,
+    headers            TEXT,
+    settled_by         TEXT
 ) STRICT;
 
 CREATE UNIQUE INDEX executions_id ON executions (id);
@@ -38,21 +42,83 @@ CREATE UNIQUE INDEX executions_approval ON executions (tenant, approval_id) WHER
 CREATE INDEX executions_unsettled ON executions (seq) WHERE state = 'INTENT' OR state = 'UNKNOWN';
 ";
 
+/// From version 1, which knew built-in actions only.
+pub(super) const MIGRATE_1: &str = "
+ALTER TABLE executions ADD COLUMN route TEXT;
+ALTER TABLE executions ADD COLUMN policy TEXT;
+ALTER TABLE executions ADD COLUMN headers TEXT;
+ALTER TABLE executions ADD COLUMN settled_by TEXT;
+UPDATE executions SET status = NULL WHERE state = 'DONE';
+";
+
 /// Conflicts are no error: the caller finds out which it was.
 pub(super) const CLAIM: &str = "
 INSERT INTO executions (id, tenant, nonce, action, action_hash, state, claimed_at, settled_at,
-                        approval_id, claim_token, payload, status, receipt, result)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+                        approval_id, claim_token, payload, receipt, result, route, policy)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
 ON CONFLICT DO NOTHING";
 
 pub(super) const LOOK_UP: &str = "
-SELECT id, action, action_hash, state, status, receipt, result FROM executions WHERE tenant = ?1 AND nonce = ?2";
+SELECT id, action, action_hash, state, status, receipt, result, headers FROM executions
+WHERE tenant = ?1 AND nonce = ?2";
 
-/// The compare-and-set: nobody settles what another settled.
+/// The compare-and-set: nobody settles what another settled. The payload goes when it is no longer needed.
 pub(super) const SETTLE: &str = "
-UPDATE executions SET state = ?3, settled_at = ?4, status = ?5, receipt = ?6, result = ?7
-WHERE id = ?1 AND claim_token = ?2 AND state = 'INTENT'
-RETURNING id, action, action_hash, state, status, receipt, result";
+UPDATE executions SET state = ?3, settled_at = ?4, status = ?5, receipt = ?6, result = ?7, headers = ?8,
+                      payload = CASE ?3 WHEN 'UNKNOWN' THEN payload END
+WHERE id = ?1 AND claim_token = ?2 AND (state = 'INTENT' OR (state = 'UNKNOWN' AND ?3 <> 'UNKNOWN'))
+RETURNING id, action, action_hash, state, status, receipt, result, headers";
+
+/// As `SETTLE`, for whoever has no claim.
+pub(super) const RESOLVE: &str = "
+UPDATE executions SET state = ?3, settled_at = ?4, status = ?5, receipt = ?6, result = ?7, headers = ?8,
+                      payload = NULL, settled_by = ?2
+WHERE id = ?1 AND state = 'UNKNOWN' AND ?3 <> 'UNKNOWN'
+RETURNING id, action, action_hash, state, status, receipt, result, headers";
+
+/// The columns of [`row::record`](super::row::record).
+macro_rules! record {
+    ($payload:literal, $result:literal, $rest:literal) => {
+        concat!(
+            "SELECT id, action, action_hash, state, status, receipt, ",
+            $result,
+            ", headers, seq, tenant, nonce, approval_id, claimed_at, settled_at, settled_by, ",
+            $payload,
+            ", route, policy FROM executions ",
+            $rest
+        )
+    };
+}
+
+pub(super) const FIND: &str = record!("payload", "result", "WHERE id = ?1");
+
+pub(super) const LIST: &str = record!(
+    "NULL",
+    "''",
+    "WHERE seq < COALESCE((SELECT seq FROM executions WHERE id = ?1), 9223372036854775807) \
+     ORDER BY seq DESC LIMIT ?2"
+);
+
+pub(super) const LIST_DONE_OR_NOT: &str = record!(
+    "NULL",
+    "''",
+    "WHERE seq < COALESCE((SELECT seq FROM executions WHERE id = ?1), 9223372036854775807) AND state = ?3 \
+     ORDER BY seq DESC LIMIT ?2"
+);
+
+/// Finds them by the partial index, however large the table is.
+pub(super) const LIST_UNSETTLED: &str = record!(
+    "NULL",
+    "''",
+    "WHERE seq < COALESCE((SELECT seq FROM executions WHERE id = ?1), 9223372036854775807) \
+     AND (state = 'INTENT' OR state = 'UNKNOWN') AND state = ?3 ORDER BY seq DESC LIMIT ?2"
+);
+
+pub(super) const UNKNOWN: &str = record!(
+    "payload",
+    "''",
+    "WHERE seq > ?1 AND (state = 'INTENT' OR state = 'UNKNOWN') AND state = 'UNKNOWN' ORDER BY seq LIMIT ?2"
+);
 
 /// Writes without a change: whether it can be written.
 pub(super) const PROBE: &str = "UPDATE meta SET value = value WHERE key = 'ledger_id'";

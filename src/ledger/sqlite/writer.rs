@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use openexec_protocol::timestamp;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Statement, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Statement, ToSql, params};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -26,6 +26,7 @@ const MAX_BATCH: usize = 1_024;
 pub(super) enum Job {
     Claim(Box<NewExecution>, Option<Done>, oneshot::Sender<Result<Claimed, LedgerError>>),
     Record(Claim, Outcome, oneshot::Sender<Result<Arc<Execution>, LedgerError>>),
+    Resolve { id: String, outcome: Outcome, by: String, reply: oneshot::Sender<Result<Arc<Execution>, LedgerError>> },
     Close(oneshot::Sender<()>),
 }
 
@@ -183,6 +184,13 @@ impl Writer {
                     told.push(Told::Record(reply, outcome));
                     error
                 }
+                Job::Resolve { id, outcome, by, reply } => {
+                    let outcome =
+                        if dead { Ok(Err(LedgerError::Unavailable)) } else { statements.resolve(&id, &outcome, &by) };
+                    let (outcome, error) = split(outcome);
+                    told.push(Told::Record(reply, outcome));
+                    error
+                }
                 Job::Close(_) => unreachable!("serve keeps Close out of a batch"),
             };
             // One failing row fails alone, as long as SQLite kept the transaction.
@@ -237,10 +245,11 @@ impl Writer {
 fn wal_bytes(job: &Job) -> usize {
     let texts = match job {
         Job::Claim(new, result, _) => {
-            new.payload.as_ref().map_or(0, String::len) + result.as_ref().map_or(0, |done| done.result.len())
+            let payload = new.dispatched.as_ref().and_then(|dispatched| dispatched.payload.as_ref());
+            payload.map_or(0, String::len) + result.as_ref().map_or(0, |done| done.result.len())
         }
-        Job::Record(_, Outcome::Done(done), _) => done.result.len(),
-        Job::Record(..) | Job::Close(_) => 0,
+        Job::Record(_, Outcome::Done(done), _) | Job::Resolve { outcome: Outcome::Done(done), .. } => done.result.len(),
+        Job::Record(..) | Job::Resolve { .. } | Job::Close(_) => 0,
     };
     ROW_WAL_BYTES + texts
 }
@@ -278,6 +287,7 @@ struct Statements<'c> {
     claim: Statement<'c>,
     look_up: Statement<'c>,
     settle: Statement<'c>,
+    resolve: Statement<'c>,
     probe: Statement<'c>,
     connection: &'c Connection,
 }
@@ -291,6 +301,7 @@ impl<'c> Statements<'c> {
             claim: connection.prepare(schema::CLAIM)?,
             look_up: connection.prepare(schema::LOOK_UP)?,
             settle: connection.prepare(schema::SETTLE)?,
+            resolve: connection.prepare(schema::RESOLVE)?,
             probe: connection.prepare(schema::PROBE)?,
             connection,
         })
@@ -306,22 +317,27 @@ impl<'c> Statements<'c> {
         let token = Uuid::new_v4().as_u64_pair().0 as i64;
         let claimed_at = timestamp::print(new.claimed_at);
         let state = result.map_or(State::Intent, |done| State::Settled(Outcome::Done(done)));
-        let (status, receipt, text) = row::state_columns(&state);
+        let done = match &state {
+            State::Settled(Outcome::Done(done)) => Some(done),
+            _ => None,
+        };
+        let dispatched = new.dispatched.as_ref();
         let inserted = self.claim.execute(params![
             new.id,
             &*new.tenant,
             new.nonce,
             new.action,
             new.action_hash.as_str(),
-            row::state_word(&state),
+            state.as_str(),
             claimed_at,
-            status.map(|_| &claimed_at),
+            done.map(|_| &claimed_at),
             new.approval_id,
-            status.is_none().then_some(token),
-            new.payload,
-            status,
-            receipt,
-            text,
+            done.is_none().then_some(token),
+            dispatched.and_then(|dispatched| dispatched.payload.as_deref()),
+            done.map(|done| &done.receipt),
+            done.map(|done| &done.result),
+            dispatched.map(|dispatched| &dispatched.route),
+            dispatched.map(|dispatched| dispatched.policy.as_str()),
         ])?;
         if inserted == 1 {
             *seq = self.connection.last_insert_rowid();
@@ -340,16 +356,42 @@ impl<'c> Statements<'c> {
     }
 
     fn record(&mut self, claim: &Claim, outcome: &Outcome) -> rusqlite::Result<Result<Arc<Execution>, LedgerError>> {
-        let state = State::Settled(outcome.clone());
-        let (status, receipt, result) = row::state_columns(&state);
-        let settled_at = timestamp::print(Utc::now());
-        let settled = self
-            .settle
-            .query_row(
-                params![claim.id, claim.token, row::state_word(&state), settled_at, status, receipt, result],
-                row::execution,
-            )
-            .optional()?;
-        Ok(settled.map(Arc::new).ok_or(LedgerError::NotOurs))
+        settle(&mut self.settle, &claim.id, &claim.token, outcome)
     }
+
+    fn resolve(
+        &mut self,
+        id: &str,
+        outcome: &Outcome,
+        by: &str,
+    ) -> rusqlite::Result<Result<Arc<Execution>, LedgerError>> {
+        settle(&mut self.resolve, id, &by, outcome)
+    }
+}
+
+/// `who` is the second parameter: the claim's token, or who resolves.
+fn settle(
+    statement: &mut Statement<'_>,
+    id: &str,
+    who: &dyn ToSql,
+    outcome: &Outcome,
+) -> rusqlite::Result<Result<Arc<Execution>, LedgerError>> {
+    let columns = row::columns(outcome);
+    let settled_at = timestamp::print(Utc::now());
+    let settled = statement
+        .query_row(
+            params![
+                id,
+                who,
+                outcome.as_str(),
+                settled_at,
+                columns.status,
+                columns.receipt,
+                columns.result,
+                columns.headers
+            ],
+            row::execution,
+        )
+        .optional()?;
+    Ok(settled.map(Arc::new).ok_or(LedgerError::NotOurs))
 }

@@ -1,0 +1,265 @@
+//! An action that an upstream does: one request, made of the canonical bytes, sent once; its answer read whole.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::FutureExt;
+use http::{HeaderName, HeaderValue, Method, Request, header, response};
+use openexec_protocol::canonical::{CanonicalText, Limits};
+use openexec_protocol::refusal::{Code, Refusal};
+use tokio::time::timeout;
+
+use super::InvalidPayload;
+use super::result::{self, Collected};
+use crate::clock::Clock;
+use crate::config::action::{BodyForm, Forward, Recovery};
+use crate::ledger::{Record, RecoveryPolicy};
+use crate::registry::{Dispatch, Effect, Ended, Ready, Recovered};
+use crate::upstream::{Body, Connection, Upstream, body_of};
+
+/// An action of the configuration, with the upstream that does it.
+pub struct Forwarded {
+    /// What is sent, and what becomes of the answer.
+    pub config: Arc<Forward>,
+    /// Where it is sent.
+    pub upstream: Arc<Upstream>,
+    /// For the windows of recoveries.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The status of an execution of which not a byte was sent.
+const NOT_SENT: u16 = 409;
+/// Statuses of a recovery's answer that say nothing about the execution.
+const SAYS_NOTHING: [u16; 3] = [409, 425, 429];
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const EXECUTION_ID: HeaderName = HeaderName::from_static("openexec-execution-id");
+const TENANT: HeaderName = HeaderName::from_static("openexec-tenant");
+const APPROVAL_ID: HeaderName = HeaderName::from_static("openexec-approval-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+#[async_trait]
+impl Effect for Forwarded {
+    fn check(&self, payload: &CanonicalText) -> Result<(), InvalidPayload> {
+        match &self.config.schema {
+            None => Ok(()),
+            Some(schema) => super::schema::check(schema, payload),
+        }
+    }
+
+    fn route(&self) -> (String, RecoveryPolicy) {
+        let policy = match self.config.recovery {
+            Recovery::Operator => RecoveryPolicy::Operator,
+            Recovery::Idempotent { .. } => RecoveryPolicy::Idempotent,
+            Recovery::Probe { .. } => RecoveryPolicy::Probe,
+        };
+        (self.config.route.clone(), policy)
+    }
+
+    async fn prepare(&self) -> Result<Ready, Refusal> {
+        let connection = self.upstream.connect().await.map_err(|_| {
+            let detail = "The action's service cannot be reached; nothing was sent or stored";
+            Refusal::new(Code::UpstreamUnreachable, detail).with_retry_after(1)
+        })?;
+        let config = self.config.clone();
+        Ok(Box::new(move |dispatch| async move { send(&config, connection, &dispatch).await }.boxed()))
+    }
+
+    async fn recover(&self, record: &Record) -> Recovered {
+        let Some(dispatched) = &record.dispatched else { return Recovered::Operator };
+        // Another route could do another thing, or know nothing of the key.
+        if dispatched.route != self.config.route {
+            return Recovered::Operator;
+        }
+        let age = self.clock.now() - record.claimed_at;
+        match &self.config.recovery {
+            Recovery::Operator => Recovered::Operator,
+            Recovery::Idempotent { window } => {
+                // A repetition that could end behind the window might meet an upstream that has forgotten the key.
+                if age + delta(self.config.timeout) >= delta(*window) {
+                    return Recovered::Operator;
+                }
+                self.send_again(record, dispatched.payload.as_deref()).await
+            }
+            Recovery::Probe { path, settle, window } => {
+                if age >= delta(*window) {
+                    return Recovered::Operator;
+                }
+                let settled_by = record.claimed_at + delta(self.config.timeout) + delta(*settle);
+                self.ask(record, path, settled_by).await
+            }
+        }
+    }
+}
+
+impl Forwarded {
+    async fn send_again(&self, record: &Record, payload: Option<&str>) -> Recovered {
+        let no_limits = Limits { depth: usize::MAX, nodes: usize::MAX };
+        let Some(Ok(payload)) = payload.map(|text| CanonicalText::parse(text.as_bytes(), no_limits)) else {
+            return Recovered::Operator;
+        };
+        let Ok(connection) = self.upstream.connect().await else { return Recovered::AskAgain };
+        let dispatch = Dispatch {
+            execution_id: record.execution.id.clone(),
+            tenant: record.tenant.as_str().into(),
+            approval_id: record.approval_id.clone(),
+            action: record.execution.action.clone(),
+            payload,
+            traceparent: None,
+        };
+        match send(&self.config, connection, &dispatch).await {
+            Ended::Answered { status: Some(status), .. } if status >= 500 || SAYS_NOTHING.contains(&status) => {
+                Recovered::AskAgain
+            }
+            answered @ Ended::Answered { .. } => Recovered::Settled(answered),
+            // That nothing happened this time says nothing about the first.
+            Ended::NotExecuted { .. } | Ended::Unknown => Recovered::AskAgain,
+        }
+    }
+
+    async fn ask(&self, record: &Record, path: &str, settled_by: DateTime<Utc>) -> Recovered {
+        let Ok(connection) = self.upstream.connect().await else { return Recovered::AskAgain };
+        let mut request = Request::new(body_of(Bytes::new()));
+        *request.method_mut() = Method::GET;
+        let Ok(uri) = path.replace("{key}", &record.execution.id).parse() else { return Recovered::Operator };
+        *request.uri_mut() = uri;
+        let id = &record.execution.id;
+        if common_headers(&self.config, &connection, id, &record.tenant, request.headers_mut()).is_none() {
+            return Recovered::Operator;
+        }
+        let asked_at = self.clock.now();
+        let answered = timeout(self.config.timeout, async {
+            let response = connection.send(request).await.ok()?;
+            result::collect(response, self.config.read_bytes, self.config.kept_bytes).await
+        });
+        match answered.await {
+            Ok(Some(collected)) if collected.head.status == 200 => {
+                Recovered::Settled(answered_by(&self.config, collected))
+            }
+            Ok(Some(collected)) if collected.head.status == 404 && asked_at >= settled_by => {
+                Recovered::Settled(Ended::NotExecuted { status: NOT_SENT })
+            }
+            _ => Recovered::AskAgain,
+        }
+    }
+}
+
+/// Sends the request and reads the answer, in the action's time.
+async fn send(config: &Forward, connection: Connection, dispatch: &Dispatch) -> Ended {
+    let Some(request) = request(config, &connection, dispatch) else {
+        tracing::error!(execution_id = %dispatch.execution_id, "the request could not be built: nothing was sent");
+        return Ended::NotExecuted { status: NOT_SENT };
+    };
+    let watch = connection.watch();
+    let answered = timeout(config.timeout, async {
+        let response = connection.send(request).await.map_err(|error| {
+            tracing::warn!(execution_id = %dispatch.execution_id, sent = watch.sent(), %error, "no answer");
+        })?;
+        if config.not_executed_on.contains(&response.head.status.as_u16()) {
+            return Ok(Ended::NotExecuted { status: response.head.status.as_u16() });
+        }
+        match result::collect(response, config.read_bytes, config.kept_bytes).await {
+            Some(collected) => Ok(answered_by(config, collected)),
+            None => {
+                tracing::warn!(execution_id = %dispatch.execution_id, "the answer ended early or is malformed");
+                Err(())
+            }
+        }
+    });
+    match answered.await {
+        Ok(Ok(ended)) => ended,
+        // Not a byte was given to the transport.
+        Ok(Err(())) if !watch.sent() => Ended::NotExecuted { status: NOT_SENT },
+        Ok(Err(())) => Ended::Unknown,
+        Err(_) => {
+            watch.failed();
+            tracing::warn!(execution_id = %dispatch.execution_id, timeout = ?config.timeout, "no answer in time");
+            if watch.sent() { Ended::Unknown } else { Ended::NotExecuted { status: NOT_SENT } }
+        }
+    }
+}
+
+/// The request that was approved. `None`: a value that no header can have.
+fn request(config: &Forward, connection: &Connection, dispatch: &Dispatch) -> Option<Request<Body>> {
+    let payload = &dispatch.payload;
+    let body = match config.body {
+        BodyForm::Payload => Bytes::from(payload.as_str().to_owned()),
+        BodyForm::Request => {
+            let action = CanonicalText::string(&dispatch.action);
+            Bytes::from(format!(r#"{{"action":{},"payload":{}}}"#, action.as_str(), payload.as_str()))
+        }
+    };
+    let length = body.len();
+    let mut request = Request::new(body_of(body));
+    *request.method_mut() = config.method.clone();
+    *request.uri_mut() = config.path.parse().ok()?;
+    let headers = request.headers_mut();
+    headers.reserve(12 + config.headers.len());
+    common_headers(config, connection, &dispatch.execution_id, &dispatch.tenant, headers)?;
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    headers.insert(TRACEPARENT, value(&crate::trace::child_of(dispatch.traceparent.as_deref()))?);
+    if let Some(approval_id) = &dispatch.approval_id {
+        headers.insert(APPROVAL_ID, value(approval_id)?);
+    }
+    Some(request)
+}
+
+fn common_headers(
+    config: &Forward,
+    connection: &Connection,
+    execution_id: &str,
+    tenant: &str,
+    headers: &mut http::HeaderMap,
+) -> Option<()> {
+    for (name, value) in &config.headers {
+        headers.insert(name.clone(), value.clone());
+    }
+    headers.insert(header::HOST, connection.authority().clone());
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(crate::USER_AGENT));
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let id = value(execution_id)?;
+    headers.insert(IDEMPOTENCY_KEY, id.clone());
+    headers.insert(EXECUTION_ID, id);
+    if !tenant.is_empty() {
+        headers.insert(TENANT, value(tenant)?);
+    }
+    Some(())
+}
+
+fn value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(text).ok()
+}
+
+fn answered_by(config: &Forward, collected: Collected) -> Ended {
+    let status = Some(collected.head.status.as_u16());
+    let headers = passed_on(config, &collected.head);
+    Ended::Answered { status, headers, result: result::text(collected, config.kept_bytes) }
+}
+
+/// Bytes of passed-on headers, all together: they are stored with the result.
+const PASSED_ON_BYTES: usize = 8 << 10;
+
+fn passed_on(config: &Forward, head: &response::Parts) -> Vec<(String, String)> {
+    let mut left = PASSED_ON_BYTES;
+    let mut headers = Vec::new();
+    for name in &config.response_headers {
+        for value in head.headers.get_all(name) {
+            let Ok(value) = value.to_str() else { continue };
+            let size = name.as_str().len() + value.len();
+            if size <= left {
+                left -= size;
+                headers.push((name.as_str().to_owned(), value.to_owned()));
+            }
+        }
+    }
+    headers
+}
+
+/// Durations of the configuration are at most a day, or so long that they mean "always".
+fn delta(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
+}
