@@ -36,6 +36,8 @@ use crate::upstream::Upstream;
 const BACKLOG: u32 = 1_024;
 /// The admin listener needs few, and must not be crowded out by clients.
 const ADMIN_CONNECTIONS: usize = 128;
+/// Bodies that operators send, all together.
+const ADMIN_BUFFERED_BYTES: usize = 16 << 20;
 /// Files, libraries, the ledger.
 const RESERVED_DESCRIPTORS: usize = 64;
 /// Header and body of an ordinary answer leave in one write. Reads are buffered by the guard.
@@ -122,8 +124,14 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     let (admin_listen, admin_socket) = bind(config.admin_listen)?;
     let ledger_failed = start_ledger(opening, &config, &gate, &metrics).await?;
     let (close_listeners, _) = watch::channel(false);
-    let front = Front::new(gate.clone(), &config);
-    let admin = Admin { gate: gate.clone(), metrics: metrics.clone() };
+    let front = Front::new(gate.clone(), &config, &upstreams);
+    let admin = Admin {
+        gate: gate.clone(),
+        metrics: metrics.clone(),
+        tokens: config.admin_tokens.clone(),
+        body_time: config.limits.body_time,
+        memory: Permits::new(ADMIN_BUFFERED_BYTES),
+    };
     let serving = Permits::new(usize::MAX);
     let connections = |max| Shared {
         limits: config.limits,

@@ -30,6 +30,7 @@ pub struct Metrics {
     upstream_connections: IntCounterVec,
     upstream_addresses: IntGaugeVec,
     upstream_unresolved: IntCounterVec,
+    passed: IntCounterVec,
 }
 
 /// What an attempt to find out about an unknown outcome came to.
@@ -158,6 +159,16 @@ impl Metrics {
                     &["upstream"],
                 ),
             ),
+            passed: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "openexec_passthrough_requests_total",
+                        "Requests that were let through, by class of status",
+                    ),
+                    &["upstream", "status"],
+                ),
+            ),
             registry,
         }
     }
@@ -194,6 +205,18 @@ impl Metrics {
             addresses: addresses("all"),
             healthy: addresses("healthy"),
         }
+    }
+
+    /// A request was let through and got this status; 0: its connection broke.
+    pub fn passed(&self, upstream: &str, status: u16) {
+        let class = match status {
+            0 => "broken",
+            200..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            _ => "5xx",
+        };
+        self.passed.with_label_values(&[upstream, class]).inc();
     }
 
     /// A stored answer was given.

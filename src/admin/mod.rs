@@ -1,6 +1,12 @@
-//! The admin listener: what probes and Prometheus ask. It changes nothing.
+//! The admin listener: what probes and Prometheus ask; with a token, what was executed.
+
+mod executions;
+mod token;
+
+pub use token::AdminTokens;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use openexec_protocol::refusal::{Code, Refusal};
@@ -8,7 +14,7 @@ use pingora::http::Method;
 use pingora::protocols::http::ServerSession;
 
 use crate::execute::{Gate, respond};
-use crate::listen::Service;
+use crate::listen::{Permits, Service};
 use crate::metrics::Metrics;
 
 /// Answers the admin listener's requests.
@@ -17,6 +23,12 @@ pub struct Admin {
     pub gate: Arc<Gate>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Who may ask for more than probes and metrics.
+    pub tokens: AdminTokens,
+    /// For a body.
+    pub body_time: Duration,
+    /// For all bodies.
+    pub memory: Arc<Permits>,
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -39,6 +51,7 @@ impl Service for Admin {
                 reasons if reasons.is_empty() => respond::document(session, 200, TEXT, "ok\n").await,
                 reasons => respond::document(session, 503, TEXT, reasons.join("\n") + "\n").await,
             },
+            path if path == "/executions" || path.starts_with("/executions/") => self.executions(session).await,
             _ => respond::refusal(session, &Refusal::new(Code::NotFound, "No such path")).await,
         }
     }

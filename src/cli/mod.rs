@@ -1,5 +1,7 @@
 //! The commands. A file a command.
 
+mod admin_client;
+mod executions;
 mod input;
 mod mint;
 mod serve;
@@ -28,11 +30,12 @@ struct Arguments {
 const EXIT_CODES: &str = "\
 Exit codes:
   0   done
-  1   `verify`: not acceptable
+  1   `verify`: not acceptable; `executions`: no such one, or not in a state for it
   2   wrong usage
-  69  an address cannot be listened on
+  69  an address cannot be listened on, or the admin listener cannot be reached
   74  the ledger cannot be read or written, or is damaged
   75  the ledger is in use by another process
+  77  the admin token is missing, wrong or not enough
   78  the configuration, or the ledger that it names, is not acceptable";
 
 #[derive(Subcommand)]
@@ -46,6 +49,8 @@ enum Command {
     /// Say whether an approval or a receipt is good, and why
     #[command(subcommand)]
     Verify(verify::Verify),
+    /// What a running server executed, and settling what it cannot know
+    Executions(executions::Executions),
 }
 
 /// Runs the command that the process was started with.
@@ -56,6 +61,7 @@ pub fn run() -> ExitCode {
         Command::Validate => validate::run(config.as_deref()),
         Command::Mint(mint) => mint.run(),
         Command::Verify(verify) => verify.run(config.as_deref()),
+        Command::Executions(executions) => executions.run(),
     }
 }
 

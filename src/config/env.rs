@@ -10,6 +10,10 @@ pub const CONFIG: &str = "OPENEXEC_CONFIG";
 pub const LISTEN: &str = "OPENEXEC_LISTEN";
 /// The admin listener's address.
 pub const ADMIN_LISTEN: &str = "OPENEXEC_ADMIN_LISTEN";
+/// The token that reads and resolves executions on the admin listener.
+pub const ADMIN_TOKEN: &str = "OPENEXEC_ADMIN_TOKEN";
+/// The token that reads executions on the admin listener.
+pub const ADMIN_READ_TOKEN: &str = "OPENEXEC_ADMIN_READ_TOKEN";
 /// The ledger.
 pub const DB_URL: &str = "OPENEXEC_DB_URL";
 /// Actions that may be executed, comma-separated; unset: every registered one; empty: none.
@@ -30,11 +34,13 @@ pub const BASE_URL: &str = "CLAWSHIELD_BASE_URL";
 pub const API_KEY: &str = "CLAWSHIELD_API_KEY";
 
 /// All that are read.
-pub const ALL: [&str; 13] = [
+pub const ALL: [&str; 15] = [
     MODE,
     CONFIG,
     LISTEN,
     ADMIN_LISTEN,
+    ADMIN_TOKEN,
+    ADMIN_READ_TOKEN,
     DB_URL,
     ALLOWED_ACTIONS,
     LOG,

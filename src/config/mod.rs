@@ -25,6 +25,7 @@ use self::action::{ActionConfig, PassRule};
 use self::env::Environment;
 use self::ledger::{DatabaseUrl, LedgerConfig, SqliteConfig};
 use self::upstream::UpstreamConfig;
+use crate::admin::AdminTokens;
 
 /// A configuration without a mistake that could be found without running it.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The admin listener.
     pub admin_listen: SocketAddr,
+    /// Who may ask the admin listener for executions.
+    pub admin_tokens: AdminTokens,
     /// Where executions are remembered.
     pub ledger: LedgerConfig,
     /// How far clocks may be apart.
@@ -212,6 +215,7 @@ impl Check {
         let listen = self.address(environment, env::LISTEN, "listen", file.listen, "127.0.0.1:5000");
         let admin = self.address(environment, env::ADMIN_LISTEN, "admin.listen", file.admin.listen, "127.0.0.1:5001");
         let ledger = self.ledger(environment, file.ledger);
+        let admin_tokens = self.admin_tokens(environment);
         let limits = limits(file.limits);
         self.positive(&limits);
         let clawshield = matches!(mode, Some(Mode::ClawShield { .. }));
@@ -235,6 +239,7 @@ impl Check {
             mode,
             listen,
             admin_listen,
+            admin_tokens,
             ledger,
             clock_skew: delta(file.approval.clock_skew.unwrap_or(Duration::from_secs(30))),
             replay: Replay {
@@ -299,6 +304,28 @@ impl Check {
         }
         let hmac_key = Some(HmacKey::new(key.expose_secret().as_bytes()));
         Ok(Verifier { tenant_id: tenant.ok_or(env::TENANT_ID)?, hmac_key })
+    }
+
+    fn admin_tokens(&mut self, environment: &impl Environment) -> AdminTokens {
+        let mut token = |name: &str| match environment.secret(name) {
+            Ok(token) => {
+                let token = token.filter(|token| !token.is_empty());
+                if token.as_ref().is_some_and(|token| token.len() < 16) {
+                    self.problems.push(format!("{name} must have at least 16 bytes"));
+                }
+                token.map(SecretString::from)
+            }
+            Err(problem) => {
+                self.problems.push(problem);
+                None
+            }
+        };
+        let tokens = AdminTokens { operator: token(env::ADMIN_TOKEN), reader: token(env::ADMIN_READ_TOKEN) };
+        let texts = [&tokens.operator, &tokens.reader].map(|token| token.as_ref().map(|t| t.expose_secret()));
+        if texts[0].is_some() && texts[0] == texts[1] {
+            self.problems.push(format!("{} and {} must differ", env::ADMIN_TOKEN, env::ADMIN_READ_TOKEN));
+        }
+        tokens
     }
 
     fn address(

@@ -1,5 +1,6 @@
 //! The main listener's paths.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,11 +19,13 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::intake::{self, Body, Bounds};
+use super::passthrough::Passthrough;
 use super::{Gate, Report, respond};
 use crate::VERSION;
 use crate::config::{Config, Limits, Mode};
 use crate::listen::{LINGER_BYTES, LINGER_TIME, Permits, Service};
 use crate::metrics::Metrics;
+use crate::upstream::Upstream;
 
 /// Bytes of an unread body that are thrown away so that its connection can be used again.
 const SMALL: usize = 64 << 10;
@@ -35,12 +38,14 @@ pub struct Front {
     /// Demo mode by default: a web page must not reach it under a name of its own (DNS rebinding).
     loopback_names_only: bool,
     memory: Arc<Permits>,
+    passthrough: Passthrough,
 }
 
 impl Front {
-    /// In front of this gate.
-    pub fn new(gate: Arc<Gate>, config: &Config) -> Self {
+    /// In front of this gate, and of these services.
+    pub fn new(gate: Arc<Gate>, config: &Config, upstreams: &HashMap<String, Arc<Upstream>>) -> Self {
         Front {
+            passthrough: Passthrough::new(&config.passthrough, upstreams, gate.metrics.clone()),
             gate,
             limits: config.limits,
             mode: config.mode.as_str(),
@@ -71,7 +76,7 @@ impl Service for Front {
             "/" | "/health" | "/ready" | "/version" => {
                 self.refuse(session, respond::method_not_allowed("GET, HEAD")).await
             }
-            _ => self.refuse(session, Refusal::new(Code::NotFound, "No such path")).await,
+            _ => self.pass(session).await,
         }
     }
 }
@@ -96,6 +101,20 @@ impl Front {
         match report.outcome {
             Ok(answer) => respond::answer(session, answer).await,
             Err(refusal) => respond::refusal(session, &refusal).await,
+        }
+    }
+
+    /// Not ours: the service's, if the allow-list says so.
+    async fn pass(&self, session: &mut ServerSession) {
+        let passed = match self.passthrough.find(session.req_header()) {
+            Ok(_) if self.gate.phase.is_draining() => {
+                Err(Refusal::new(Code::ShuttingDown, "The server is stopping").with_retry_after(1))
+            }
+            Ok(passed) => self.passthrough.pass(session, passed).await,
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = passed {
+            self.refuse(session, refusal).await;
         }
     }
 

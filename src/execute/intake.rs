@@ -14,19 +14,19 @@ use crate::listen::{Permit, Permits};
 
 /// What a body may be.
 #[derive(Clone, Copy)]
-pub(super) struct Bounds {
-    pub(super) bytes: usize,
-    pub(super) time: Duration,
+pub(crate) struct Bounds {
+    pub(crate) bytes: usize,
+    pub(crate) time: Duration,
 }
 
 /// A whole body, with its share of the memory that all bodies have.
-pub(super) struct Body {
-    pub(super) bytes: Bytes,
+pub(crate) struct Body {
+    pub(crate) bytes: Bytes,
     _share: Permit,
 }
 
 /// Reads the body to its end.
-pub(super) async fn read(session: &mut ServerSession, bounds: Bounds, memory: &Arc<Permits>) -> Result<Body, Refusal> {
+pub(crate) async fn read(session: &mut ServerSession, bounds: Bounds, memory: &Arc<Permits>) -> Result<Body, Refusal> {
     let header = session.req_header();
     must_be_json(header)?;
     let announced = content_length(header);

@@ -16,7 +16,8 @@ mod claim;
 pub mod dispatch;
 mod flight;
 pub mod front;
-mod intake;
+pub(crate) mod intake;
+mod passthrough;
 mod record;
 mod recovery;
 mod replay;
@@ -43,7 +44,7 @@ use self::flight::{Boarding, Flights, Lead, Verdict};
 use self::respond::Answer;
 use crate::clock::Clock;
 use crate::config::{Config, OnMismatch};
-use crate::ledger::{Claimed, Ledger, LedgerError, Outcome, State};
+use crate::ledger::{Claimed, Execution, Ledger, LedgerError, Outcome, State};
 use crate::listen::{Permit, Permits};
 use crate::metrics::{Counted, Metrics, Timings};
 use crate::registry::{Dispatch, Effect, Ended, Handler, Registry};
@@ -351,6 +352,17 @@ impl Run {
 }
 
 impl Gate {
+    /// Settles an unknown outcome; `by` says who knows.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotOurs`]: there is none with this id whose outcome is unknown.
+    pub async fn resolve(&self, id: &str, ended: Ended, by: &str) -> Result<Arc<Execution>, LedgerError> {
+        let ledger = self.ledger().ok_or(LedgerError::Unavailable)?;
+        let settled = ledger.resolve(id, &record::outcome(id, ended), by).await;
+        self.unknown.notify_one();
+        settled
+    }
+
     /// Finds out about unknown outcomes, for as long as it is polled.
     pub async fn recover(self: Arc<Self>) {
         recovery::run(self).await;

@@ -105,6 +105,9 @@ pub async fn refusal(session: &mut ServerSession, refusal: &Refusal) {
     if let Some(id) = &refusal.execution_id {
         headers.push(("OpenExec-Execution-Id", id));
     }
+    if refusal.code == Code::CallerUnauthenticated {
+        headers.push(("WWW-Authenticate", "Bearer"));
+    }
     if let Some(allow) = refusal.allow {
         headers.push(("Allow", allow));
     }

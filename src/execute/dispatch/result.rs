@@ -28,6 +28,10 @@ enum Body {
 /// Reads to the end, or to `read_bytes`, which is an answer too: it will not become a better one. What is over
 /// `kept_bytes` is hashed and not held. `None`: it ended early, or is malformed.
 pub(super) async fn collect(mut response: Response, read_bytes: usize, kept_bytes: usize) -> Option<Collected> {
+    // 101: nobody asked for another protocol, and what comes behind it is no HTTP.
+    if response.head.status.as_u16() < 200 {
+        return None;
+    }
     let mut kept = Vec::new();
     let mut large: Option<(usize, Sha256)> = None;
     while let Some(piece) = response.next().await {

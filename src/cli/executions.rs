@@ -1,0 +1,151 @@
+//! `openexec executions`: what a running server executed, and settling what it cannot know.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use openexec_protocol::canonical::{CanonicalText, Limits};
+use serde_json::Value;
+
+use super::admin_client::{AdminClient, AskError};
+use super::{USAGE, fail, input};
+
+/// Asks a running server, with OPENEXEC_ADMIN_TOKEN (or the file that OPENEXEC_ADMIN_TOKEN_FILE names).
+#[derive(Args)]
+pub(super) struct Executions {
+    #[command(flatten)]
+    admin: AdminClient,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List executions, the newest first
+    List(List),
+    /// Show one with everything that is known of it, its payload and result included
+    Show {
+        /// The execution's id
+        id: String,
+    },
+    /// Settle one whose outcome is unknown, after looking where it has its effects
+    Resolve(Resolve),
+}
+
+#[derive(Args)]
+struct List {
+    /// Only those in this state
+    #[arg(long, value_parser = ["intent", "done", "not_executed", "unknown"], ignore_case = true)]
+    state: Option<String>,
+    /// Only those older than the one with this id
+    #[arg(long, value_name = "ID")]
+    before: Option<String>,
+    /// How many
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
+    limit: u16,
+}
+
+#[derive(Args)]
+struct Resolve {
+    /// The execution's id
+    id: String,
+    #[command(flatten)]
+    outcome: Outcome,
+    /// Who resolves it, for the record
+    #[arg(long = "as", env = "USER", value_name = "NAME")]
+    by: String,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Outcome {
+    /// It happened: a file with the result that retries get, as JSON; `-` reads standard input
+    #[arg(long, value_name = "FILE")]
+    result: Option<PathBuf>,
+    /// It did not happen, and never will
+    #[arg(long)]
+    not_executed: bool,
+}
+
+impl Executions {
+    pub(super) fn run(self) -> ExitCode {
+        let asked = match &self.command {
+            Command::List(list) => {
+                let state = list.state.as_ref().map(|state| format!("&state={state}")).unwrap_or_default();
+                let before = list.before.as_ref().map(|id| format!("&before={id}")).unwrap_or_default();
+                self.admin.get(&format!("/executions?limit={}{state}{before}", list.limit))
+            }
+            Command::Show { id } => self.admin.get(&format!("/executions/{id}")),
+            Command::Resolve(resolve) => match resolve.body() {
+                Ok(body) => self.admin.post(&format!("/executions/{}/resolve", resolve.id), body),
+                Err(problem) => return fail(problem, USAGE),
+            },
+        };
+        match asked {
+            Ok(answer) if self.json => println!("{answer:#}"),
+            Ok(answer) if answer["executions"].is_array() => table(&answer),
+            Ok(answer) => details(&answer),
+            Err(error) => return self.explain(&error),
+        }
+        ExitCode::SUCCESS
+    }
+
+    fn explain(&self, error: &AskError) -> ExitCode {
+        fail(error, error.exit_code())
+    }
+}
+
+impl Resolve {
+    /// As text, so that every digit of the result stays as it is.
+    fn body(&self) -> Result<String, String> {
+        let by = CanonicalText::string(&self.by);
+        let by = by.as_str();
+        let Some(path) = &self.outcome.result else {
+            return Ok(format!(r#"{{"outcome":"not_executed","by":{by}}}"#));
+        };
+        let no_limits = Limits { depth: 64, nodes: usize::MAX };
+        let result = CanonicalText::parse(&input::read(path)?, no_limits);
+        let result = result.map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(format!(r#"{{"outcome":"done","by":{by},"result":{}}}"#, result.as_str()))
+    }
+}
+
+fn table(answer: &Value) {
+    println!("{:<36}  {:<12}  {:<25}  {:<10}  {:<20}  TENANT", "ID", "STATE", "CLAIMED", "RECOVERY", "ACTION");
+    let rows = answer["executions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for row in rows {
+        let cell = |name: &str| printable(&row[name]);
+        println!(
+            "{:<36}  {:<12}  {:<25}  {:<10}  {:<20}  {}",
+            cell("id"),
+            cell("state"),
+            cell("claimed_at"),
+            cell("recovery"),
+            cell("action"),
+            cell("tenant")
+        );
+    }
+    if let Some(next) = answer["next"].as_str() {
+        println!("more: --before {next}");
+    }
+}
+
+fn details(answer: &Value) {
+    for (name, value) in answer.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
+        println!("{name:<12} {}", printable(value));
+    }
+}
+
+/// A client chose some of it: nothing that a terminal would obey.
+fn printable(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => {
+            text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+        }
+        other => other.to_string(),
+    }
+}
