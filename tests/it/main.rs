@@ -9,6 +9,8 @@ mod crash;
 mod files;
 mod forward;
 mod http;
+mod network;
+mod passthrough;
 mod readme;
 mod replay;
 mod service;

@@ -1,0 +1,360 @@
+//! Between the gate and a service: addresses, names, certificates, connections.
+
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openexec::config::Config;
+use openexec::metrics::Metrics;
+use openexec::upstream::{Upstream, body_of};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::forward::config;
+use crate::service::{self, After, Seen, Service, json as json_answer};
+use crate::support::{Client, PATIENCE, Process, Response, Server, Setup, free, request};
+
+fn ok(_: &Seen, stream: &mut TcpStream) -> After {
+    json_answer(stream, "200 OK", r#"{"sent":true}"#)
+}
+
+fn send(server: &Server, nonce: &str) -> Response {
+    server.execute(&request("send", &json!({"do": nonce}), nonce))
+}
+
+fn addresses(list: &str, more: &str) -> String {
+    format!(
+        "upstreams: {{service: {{addresses: [{list}]{more}}}}}
+actions: {{send: {{upstream: service, path: /send, timeout: 2s}}}}"
+    )
+}
+
+#[test]
+fn a_connection_that_was_closed_while_it_waited_is_not_used() {
+    let service = Service::start(|seen, stream| {
+        ok(seen, stream);
+        After::Close
+    });
+    let server = Setup::demo().file(&config(service.address, "")).start();
+    for nonce in ["1", "2", "3"] {
+        send(&server, nonce).must_be_executed(false);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(service.seen().len(), 3);
+}
+
+/// Between the look at the connection and the first byte: it is certain that nothing was sent.
+#[test]
+fn a_connection_that_is_closed_at_the_worst_moment_sends_nothing() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let setup = Setup::demo().file(&config(listener.local_addr().unwrap(), ""));
+    let config = Config::load(setup.config_path().as_deref(), &setup.environment).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let upstream = Upstream::start(config.upstreams[0].clone(), &Metrics::new());
+        let connection = upstream.connect().await.unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        theirs.shutdown(Shutdown::Both).unwrap();
+        drop(theirs);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let watch = connection.watch();
+        let request = http::Request::post("/send").header("host", "x").body(body_of("{}".into())).unwrap();
+        assert!(connection.send(request).await.is_err());
+        assert!(!watch.sent());
+        // And one that is open says so.
+        let connection = upstream.connect().await.unwrap();
+        let watch = connection.watch();
+        let request = http::Request::post("/send").header("host", "x").body(body_of("{}".into())).unwrap();
+        let (mut theirs, _) = listener.accept().unwrap();
+        let answer = std::thread::spawn(move || {
+            service::read(&mut theirs, &mut Vec::new()).unwrap();
+            theirs.shutdown(Shutdown::Both).unwrap();
+        });
+        assert!(connection.send(request).await.is_err());
+        assert!(watch.sent());
+        answer.join().unwrap();
+    });
+}
+
+#[test]
+fn requests_take_turns_and_go_where_it_works() {
+    let services = [Service::start(ok), Service::start(ok)];
+    let dead = free();
+    let list = format!("\"http://{}\", \"http://{}\", \"http://{dead}\"", services[0].address, services[1].address);
+    let server = Setup::demo().file(&addresses(&list, ", health: {passive: {failures: 1, eject: 1m}}")).start();
+    for at in 0..12 {
+        send(&server, &at.to_string()).must_be_executed(false);
+    }
+    for service in &services {
+        assert!(service.seen().len() >= 4, "{}", service.seen().len());
+    }
+    // Tried once, and then last.
+    assert_eq!(server.metric(r#"openexec_upstream_connections_total{how="failed",upstream="service"}"#), 1.0);
+}
+
+#[test]
+fn the_least_busy_address_is_next() {
+    let slow = Service::start(|seen, stream| {
+        std::thread::sleep(Duration::from_millis(300));
+        ok(seen, stream)
+    });
+    let quick = Service::start(ok);
+    let list = format!("\"http://{}\", \"http://{}\"", slow.address, quick.address);
+    let server = Setup::demo().file(&addresses(&list, ", balance: least_requests")).start();
+    std::thread::scope(|scope| {
+        let server = &server;
+        for at in 0..20 {
+            scope.spawn(move || send(server, &at.to_string()).must_be_executed(false));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    assert!(slow.seen().len() < quick.seen().len(), "{} and {}", slow.seen().len(), quick.seen().len());
+}
+
+#[test]
+fn an_address_that_fails_its_checks_is_tried_last_until_it_passes_them() {
+    let sick = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let state = sick.clone();
+    let first = Service::start(move |seen, stream| match seen.line.as_str() {
+        "GET /healthz HTTP/1.1" if state.load(std::sync::atomic::Ordering::SeqCst) => {
+            service::answer(stream, "503 Service Unavailable", "", "")
+        }
+        _ => ok(seen, stream),
+    });
+    let second = Service::start(ok);
+    let list = format!("\"http://{}\", \"http://{}\"", first.address, second.address);
+    let health = ", health: {active: {path: /healthz, interval: 50ms, unhealthy: 2, healthy: 2}}";
+    let server = Setup::demo().file(&addresses(&list, health)).start();
+    let healthy = r#"openexec_upstream_addresses{upstream="service",which="healthy"}"#;
+    await_metric(&server, healthy, 1.0);
+    for at in 0..6 {
+        send(&server, &at.to_string()).must_be_executed(false);
+    }
+    let sent = |service: &Service| service.seen().iter().filter(|seen| seen.line.starts_with("POST")).count();
+    assert_eq!((sent(&first), sent(&second)), (0, 6));
+    sick.store(false, std::sync::atomic::Ordering::SeqCst);
+    await_metric(&server, healthy, 2.0);
+    for at in 6..12 {
+        send(&server, &at.to_string()).must_be_executed(false);
+    }
+    assert_eq!((sent(&first), sent(&second)), (3, 9));
+}
+
+fn await_metric(server: &Server, line: &str, value: f64) {
+    let deadline = Instant::now() + PATIENCE;
+    while server.metric(line) != value {
+        assert!(Instant::now() < deadline, "{line} is {}", server.metric(line));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_unix_socket_is_an_address() {
+    let setup = Setup::demo();
+    let path = setup.directory.path().join("service.sock");
+    let setup = setup.file(&addresses(&format!("\"unix:{}\"", path.display()), ""));
+    let server = setup.start();
+    send(&server, "n").must_be(502, "upstream_unreachable", "");
+    let listener = UnixListener::bind(&path).unwrap();
+    let service = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let seen = service::read(&mut stream, &mut Vec::new()).unwrap();
+        json_answer(&mut stream, "200 OK", "{}");
+        seen
+    });
+    send(&server, "n").must_be_executed(false);
+    assert_eq!(service.join().unwrap().header("host"), Some("localhost"));
+}
+
+/// An authority, and a certificate of it for each name.
+struct Authority {
+    directory: TempDir,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("ca.pem"), issuer.pem()).unwrap();
+        Authority { directory, issuer }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
+    }
+
+    /// `NAME.pem` and `NAME.key`
+    fn issue(&self, name: &str, days: i64) -> (String, String) {
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        let now = time::OffsetDateTime::now_utc();
+        params.not_before = now - time::Duration::days(10);
+        params.not_after = now + time::Duration::days(days);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let (cert_path, key_path) = (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
+        std::fs::write(&cert_path, certificate.pem()).unwrap();
+        std::fs::write(&key_path, key.serialize_pem()).unwrap();
+        (cert_path, key_path)
+    }
+
+    /// A TLS service with this certificate; with `clients` it wants one of theirs.
+    fn serve(&self, name: &str, days: i64, clients: Option<&Authority>) -> std::net::SocketAddr {
+        let (certificate, key) = self.issue(name, days);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+        let builder = match clients {
+            None => builder.unwrap().with_no_client_auth(),
+            Some(clients) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(CertificateDer::from_pem_file(clients.path("ca.pem")).unwrap()).unwrap();
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+                builder.unwrap().with_client_cert_verifier(verifier)
+            }
+        };
+        let chain = vec![CertificateDer::from_pem_file(certificate).unwrap()];
+        let config = builder.with_single_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap()).unwrap();
+        let config = Arc::new(config);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let connection = ServerConnection::new(config.clone()).unwrap();
+                let mut stream = StreamOwned::new(connection, stream.unwrap());
+                std::thread::spawn(move || {
+                    let mut buffer = Vec::new();
+                    while service::read(&mut stream, &mut buffer).is_some() {
+                        json_answer(&mut stream, "200 OK", r#"{"sent":true}"#);
+                    }
+                });
+            }
+        });
+        address
+    }
+}
+
+#[test]
+fn a_certificate_must_be_good() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let good = ours.serve("localhost", 10, None).port();
+    let of_another_name = ours.serve("mail.example.com", 10, None).port();
+    let expired = ours.serve("localhost", -1, None).port();
+    let of_another_authority = theirs.serve("localhost", 10, None).port();
+    let plain = Service::start(ok).address.port();
+    let tls = |more: &str| format!(", tls: {{ca: \"{}\"{more}}}", ours.path("ca.pem"));
+    let start =
+        |port: u16, more: &str| Setup::demo().file(&addresses(&format!("\"https://localhost:{port}\""), more)).start();
+    for (port, more, why) in [
+        (of_another_name, tls(""), "name"),
+        (expired, tls(""), "expired"),
+        (of_another_authority, tls(""), "authority"),
+        (good, String::new(), "the system's authorities do not know ours"),
+        (plain, tls(""), "no TLS at all"),
+    ] {
+        let server = start(port, &more);
+        send(&server, "n").must_be(502, "upstream_unreachable", "nothing was sent");
+        println!("{why}: refused");
+        server.must_be_well();
+    }
+    for (port, more) in [(good, tls("")), (of_another_name, tls(", server_name: mail.example.com"))] {
+        let server = start(port, &more);
+        for nonce in ["1", "2"] {
+            send(&server, nonce).must_be_executed(false);
+        }
+        assert_eq!(server.metric(r#"openexec_upstream_connections_total{how="reused",upstream="service"}"#), 1.0);
+    }
+}
+
+#[test]
+fn a_service_may_want_a_certificate_of_ours() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let port = theirs.serve("localhost", 10, Some(&ours)).port();
+    let (certificate, key) = ours.issue("gate", 10);
+    let (stranger, strangers_key) = theirs.issue("stranger", 10);
+    let file = |certificate: &str, key: &str| {
+        let tls = format!("ca: \"{}\", certificate: \"{certificate}\", key: \"{key}\"", theirs.path("ca.pem"));
+        addresses(&format!("\"https://localhost:{port}\""), &format!(", tls: {{{tls}}}"))
+    };
+    let server = Setup::demo().file(&file(&certificate, &key)).start();
+    send(&server, "n").must_be_executed(false);
+    // In TLS 1.3 the refusal comes after the request was written: then nobody can know.
+    let server = Setup::demo().file(&file(&stranger, &strangers_key)).start();
+    let refused = send(&server, "n");
+    let code = refused.json()["code"].as_str().unwrap().to_owned();
+    assert!(matches!(code.as_str(), "outcome_unknown" | "not_executed" | "upstream_unreachable"), "{code}");
+    server.must_be_well();
+    let without = Setup::demo().file(&file(&certificate, "/nowhere.key"));
+    let problems = Config::load(without.config_path().as_deref(), &without.environment).unwrap_err().to_string();
+    assert!(problems.contains("/nowhere.key"), "{problems}");
+}
+
+/// In a mount namespace of its own, where `/etc/hosts` is a file of the test's.
+#[test]
+fn names_that_fail_or_move_are_looked_up_again() {
+    let services = [Service::start_at("127.0.0.1:0", ok)];
+    let port = services[0].address.port();
+    let moved = Service::start_at(&format!("127.0.0.2:{port}"), ok);
+    let setup = Setup::demo().file(&addresses(
+        &format!("\"http://mail.service.test:{port}\""),
+        ", dns_refresh: 100ms, connect_timeout: 500ms",
+    ));
+    let hosts = setup.directory.path().join("hosts");
+    write_hosts(&hosts, "");
+    let mut server = setup.command(&[]);
+    let inner = format!(
+        "mount --bind {} /etc/hosts && exec {} --config {}",
+        hosts.display(),
+        server.get_program().display(),
+        setup.config_path().unwrap().display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--map-root-user", "sh", "-c", &inner]).current_dir(setup.directory.path());
+    command.env("PATH", std::env::var_os("PATH").unwrap());
+    for (name, value) in server.env("OPENEXEC_LISTEN", free()).env("OPENEXEC_ADMIN_LISTEN", free()).get_envs() {
+        command.env(name, value.unwrap());
+    }
+    let process = Process::start(&mut command);
+    let try_it = |nonce: &str| Client::connect(process.address).execute(&request("send", &json!({}), nonce));
+    try_it("1").must_be(502, "upstream_unreachable", "");
+    write_hosts(&hosts, "127.0.0.1 mail.service.test\n");
+    await_works(|| try_it("1"));
+    assert_eq!((services[0].seen().len(), moved.seen().len()), (1, 0));
+    write_hosts(&hosts, "127.0.0.2 mail.service.test\n");
+    let deadline = Instant::now() + PATIENCE;
+    for at in 2.. {
+        try_it(&at.to_string()).must_be_executed(false);
+        if !moved.seen().is_empty() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "still the old address");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // A look-up that fails takes nothing away.
+    write_hosts(&hosts, "");
+    std::thread::sleep(Duration::from_millis(400));
+    try_it("last").must_be_executed(false);
+}
+
+/// In place: a bind mount stays with the file that it was made of.
+fn write_hosts(path: &Path, text: &str) {
+    let mut file = std::fs::File::options().create(true).truncate(true).write(true).open(path).unwrap();
+    file.write_all(format!("127.0.0.1 localhost\n{text}").as_bytes()).unwrap();
+}
+
+fn await_works(attempt: impl Fn() -> Response) {
+    let deadline = Instant::now() + PATIENCE;
+    while attempt().status != 200 {
+        assert!(Instant::now() < deadline, "it does not work");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
