@@ -77,7 +77,7 @@ impl AdminClient {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|e| unreachable(e.to_string()))?;
-        let exchange = timeout(PATIENCE, exchange(self.admin, request));
+        let exchange = async { timeout(PATIENCE, exchange(self.admin, request)).await };
         let (status, body) = match runtime.block_on(exchange) {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(unreachable(error.to_string())),

@@ -120,7 +120,7 @@ fn accidental_demo_mode_does_not_open_a_real_ledger() {
 
 /// Runs a script in a mount namespace of its own, then the server. Root has one for the asking, others through a user
 /// namespace.
-fn in_mount_namespace(setup: &Setup, script: &str, url: &str) -> Command {
+pub fn in_mount_namespace(setup: &Setup, script: &str, url: &str) -> Command {
     let root = std::fs::metadata("/proc/self").unwrap();
     let is_root = std::os::unix::fs::MetadataExt::uid(&root) == 0;
     let server = env!("CARGO_BIN_EXE_openexec");
@@ -133,6 +133,9 @@ fn in_mount_namespace(setup: &Setup, script: &str, url: &str) -> Command {
         .env("OPENEXEC_LISTEN", free())
         .env("OPENEXEC_ADMIN_LISTEN", free())
         .current_dir(setup.directory.path());
+    if let Some(path) = setup.config_path() {
+        command.env("OPENEXEC_CONFIG", path);
+    }
     command
 }
 

@@ -12,6 +12,7 @@ mod http;
 mod network;
 mod passthrough;
 mod readme;
+mod recovery;
 mod replay;
 mod service;
 mod stop;

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::files::in_mount_namespace;
 use crate::forward::config;
 use crate::service::{self, After, Seen, Service, json as json_answer};
 use crate::support::{Client, PATIENCE, Process, Response, Server, Setup, free, request};
@@ -310,20 +310,9 @@ fn names_that_fail_or_move_are_looked_up_again() {
     ));
     let hosts = setup.directory.path().join("hosts");
     write_hosts(&hosts, "");
-    let mut server = setup.command(&[]);
-    let inner = format!(
-        "mount --bind {} /etc/hosts && exec {} --config {}",
-        hosts.display(),
-        server.get_program().display(),
-        setup.config_path().unwrap().display()
-    );
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--map-root-user", "sh", "-c", &inner]).current_dir(setup.directory.path());
-    command.env("PATH", std::env::var_os("PATH").unwrap());
-    for (name, value) in server.env("OPENEXEC_LISTEN", free()).env("OPENEXEC_ADMIN_LISTEN", free()).get_envs() {
-        command.env(name, value.unwrap());
-    }
-    let process = Process::start(&mut command);
+    let script = format!("mount --bind {} /etc/hosts", hosts.display());
+    let url = setup.environment["OPENEXEC_DB_URL"].clone();
+    let process = Process::start(&mut in_mount_namespace(&setup, &script, &url));
     let try_it = |nonce: &str| Client::connect(process.address).execute(&request("send", &json!({}), nonce));
     try_it("1").must_be(502, "upstream_unreachable", "");
     write_hosts(&hosts, "127.0.0.1 mail.service.test\n");
