@@ -9,6 +9,7 @@ mod crash;
 mod files;
 mod forward;
 mod http;
+mod kill;
 mod network;
 mod passthrough;
 mod readme;
