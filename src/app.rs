@@ -139,7 +139,7 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         serving: serving.clone(),
         metrics: metrics.clone(),
     };
-    let main = connections(config.limits.connections.min(affordable_connections()));
+    let main = connections(config.limits.connections.min(affordable_connections(&config)));
     let services = vec![
         serve("main", listen, socket, front, main, &close_listeners),
         serve("admin", admin_listen, admin_socket, admin, connections(ADMIN_CONNECTIONS), &close_listeners),
@@ -246,13 +246,15 @@ struct Shared {
 }
 
 /// Raises the limit on file descriptors as far as it goes, and leaves some for everything else.
-fn affordable_connections() -> usize {
+fn affordable_connections(config: &Config) -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     let descriptors = if raised.is_ok() { limit.maximum } else { limit.current };
     let descriptors = descriptors.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
-    descriptors.saturating_sub(ADMIN_CONNECTIONS + RESERVED_DESCRIPTORS).max(1)
+    let left = descriptors.saturating_sub(ADMIN_CONNECTIONS + RESERVED_DESCRIPTORS);
+    // Each connection of a client's may need one to a service.
+    if config.upstreams.is_empty() { left.max(1) } else { (left / 2).max(1) }
 }
 
 /// Hands a bound socket to a Pingora service and runs it on this runtime. (Pingora's own binding panics when it fails.)

@@ -19,7 +19,7 @@ const FRAMING: [&str; 14] = [
 ];
 
 /// Headers that make some servers see another method or path than we saw, or another client.
-const OVERRIDES: [&str; 12] = [
+const OVERRIDES: [&str; 20] = [
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
@@ -27,9 +27,17 @@ const OVERRIDES: [&str; 12] = [
     "x-original-url",
     "x-original-uri",
     "x-rewrite-url",
-    "x-forwarded-uri",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
     "x-forwarded-path",
+    "x-forwarded-port",
     "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-uri",
+    "x-real-ip",
+    "x-client-ip",
+    "x-host",
     "x-accel-redirect",
     "x-sendfile",
 ];

@@ -57,7 +57,9 @@ fn push(segment: &str, normal: &mut String) -> Option<()> {
                 let value = u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?;
                 match value {
                     b'/' | b'\\' | b'.' | b';' | b'%' | 0..=0x1f | 0x7f => return None,
-                    b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => normal.push(char::from(value)),
+                    // Unreserved characters, and those that a segment may hold as they are (RFC 3986, `pchar`).
+                    b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' => normal.push(char::from(value)),
+                    _ if b"-_~!$&'()*+,=:@".contains(&value) => normal.push(char::from(value)),
                     _ => normal.push_str(&format!("%{value:02X}")),
                 }
             }
@@ -80,6 +82,7 @@ mod tests {
             ("/docs", "/docs"),
             ("/docs/", "/docs/"),
             ("/%64ocs/a%20b", "/docs/a%20b"),
+            ("/v1/messages%3asend%40", "/v1/messages:send@"),
             ("/a%c3%a4", "/a%C3%A4"),
             ("/.well-known/x", "/.well-known/x"),
             ("/a..b/...", "/a..b/..."),

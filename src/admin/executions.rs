@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Admin;
 use super::token::Role;
 use crate::execute::intake::{self, Bounds};
-use crate::execute::respond;
+use crate::execute::{ResolveError, respond};
 use crate::ledger::{Filter, Ledger, LedgerError, Outcome, Record, State};
 use crate::registry::Ended;
 
@@ -29,8 +29,9 @@ impl Admin {
         match self.answer(session).await {
             Ok(document) => respond::document(session, 200, "application/json", document.to_string()).await,
             Err(refusal) => {
-                // Whatever was not read of its body is not read.
-                session.set_keepalive(None);
+                if !session.is_body_done() {
+                    session.set_keepalive(None);
+                }
                 respond::refusal(session, &refusal).await;
             }
         }
@@ -84,6 +85,10 @@ impl Admin {
                 _ => return Err(invalid("the query may have `state`, `before` and `limit`".to_owned())),
             }
         }
+        if let Some(before) = &filter.before {
+            // Or a page behind nobody would be the first one again.
+            self.ledger()?.find(before).await.map_err(unavailable)?.ok_or_else(no_such_execution)?;
+        }
         let found = self.ledger()?.list(&filter).await.map_err(unavailable)?;
         let next = (found.len() == filter.limit).then(|| found.last().map(|last| last.execution.id.clone())).flatten();
         Ok(json!({"executions": found.iter().map(summary).collect::<Vec<_>>(), "next": next}))
@@ -119,13 +124,17 @@ impl Admin {
                 tracing::warn!(execution_id = id, by, "an operator resolved an unknown outcome");
                 self.show(id).await
             }
-            Err(LedgerError::NotOurs) => {
+            Err(ResolveError::Recovering) => {
+                let detail = "A recovery is trying to find out at this moment: ask again";
+                Err(Refusal::new(Code::ExecutionInFlight, detail).with_execution(id).with_retry_after(1))
+            }
+            Err(ResolveError::NotUnknown) => {
                 let found = self.ledger()?.find(id).await.map_err(unavailable)?.ok_or_else(no_such_execution)?;
                 let state = found.execution.state.as_str();
                 let detail = format!("The execution is {state}: only an UNKNOWN one can be resolved");
                 Err(Refusal::new(Code::InvalidRequest, detail).with_status(409).with_execution(id))
             }
-            Err(error) => Err(unavailable(error)),
+            Err(ResolveError::Ledger(error)) => Err(unavailable(error)),
         }
     }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, header};
+use sha2::{Digest, Sha256};
 
 use super::action::{ActionConfig, BodyForm, Forward, PassRule, Recovery};
 use super::upstream::{Active, Origin, Passive, UpstreamConfig};
@@ -15,6 +16,11 @@ use crate::execute::dispatch::builtin;
 use crate::headers;
 use crate::upstream::tls;
 
+/// Methods that may be let through.
+const PASSABLE: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+/// Results are held in memory and in a row.
+const MOST_KEPT: usize = 64 << 20;
 const DAY: Duration = Duration::from_secs(86_400);
 /// As long as an execution may take before it is cut off, whoever waits for it.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,6 +43,7 @@ impl Check {
         if typed.addresses.is_empty() {
             self.problem(format!("{member}.addresses must name at least one"));
         }
+        let has_tls = typed.tls.is_some();
         let tls_typed = typed.tls.unwrap_or_default();
         let mut addresses = Vec::new();
         for address in &typed.addresses {
@@ -44,6 +51,9 @@ impl Check {
                 Ok(origin) => addresses.push(origin),
                 Err(problem) => self.problem(format!("{member}.addresses: {address:?} {problem}")),
             }
+        }
+        if has_tls && addresses.iter().all(|origin| origin.server_name.is_none()) {
+            self.problem(format!("{member}.tls: no address begins with https://"));
         }
         let tls = if addresses.iter().any(|origin| origin.server_name.is_some()) {
             let raw::Tls { ca, certificate, key, .. } = &tls_typed;
@@ -165,8 +175,9 @@ impl Check {
         self.time(&format!("{member}.timeout"), timeout, Duration::from_millis(1));
         let read_bytes = typed.result.read_bytes.unwrap_or(16 << 20);
         let kept_bytes = typed.result.kept_bytes.unwrap_or(1 << 20);
-        if kept_bytes < 256 || kept_bytes > read_bytes {
-            self.problem(format!("{member}.result.kept_bytes must be between 256 and read_bytes ({read_bytes})"));
+        let most = read_bytes.min(MOST_KEPT);
+        if kept_bytes < 256 || kept_bytes > most {
+            self.problem(format!("{member}.result.kept_bytes must be between 256 and {most}"));
         }
         for status in typed.not_executed_on.iter().filter(|status| !(400..600).contains(*status)) {
             self.problem(format!("{member}.not_executed_on: {status} is no error status"));
@@ -177,7 +188,7 @@ impl Check {
         let schema = typed.schema.and_then(|schema| self.schema(member, schema));
         let body = typed.body.unwrap_or_default();
         let addresses = upstream_config.map(|found| &found.addresses[..]).unwrap_or_default();
-        let route = route(&method, &path, body, upstream, addresses);
+        let route = route(&method, &path, body, upstream, addresses, &headers);
         (self.problems.len() == before).then(|| {
             ActionConfig::Forward(Arc::new(Forward {
                 upstream: upstream.to_owned(),
@@ -212,9 +223,15 @@ impl Check {
                 Recovery::Probe { path, settle, window: typed.window.unwrap_or(DAY) }
             }
         };
-        let (Recovery::Idempotent { window } | Recovery::Probe { window, .. }) = recovery else { return recovery };
-        if window <= timeout {
-            self.problem(format!("{member}.recovery: the window must be longer than the timeout ({timeout:?})"));
+        let (window, needed) = match recovery {
+            Recovery::Idempotent { window } => (window, timeout),
+            Recovery::Probe { window, settle, .. } => (window, timeout.saturating_add(settle)),
+            Recovery::Operator => return recovery,
+        };
+        if window <= needed {
+            self.problem(format!(
+                "{member}.recovery: the window must be longer than {needed:?}, or it is over at once"
+            ));
         }
         recovery
     }
@@ -238,7 +255,8 @@ impl Check {
                 self.problem(format!("{member} is no header that can be sent"));
                 continue;
             };
-            if headers::is_ours(name.as_str()) || headers::is_framing(name.as_str()) {
+            let is_fixed = name == header::USER_AGENT || name == header::ACCEPT_ENCODING;
+            if is_fixed || headers::is_ours(name.as_str()) || headers::is_framing(name.as_str()) {
                 self.problem(format!("{member} is set by OpenExec itself"));
                 continue;
             }
@@ -252,7 +270,11 @@ impl Check {
         let mut checked = Vec::new();
         for name in typed {
             match name.parse::<HeaderName>() {
-                Ok(name) if !headers::is_ours(name.as_str()) && !headers::is_framing(name.as_str()) => {
+                Ok(name)
+                    if !headers::is_ours(name.as_str())
+                        && !headers::is_framing(name.as_str())
+                        && name != header::CONTENT_ENCODING =>
+                {
                     checked.push(name);
                 }
                 _ => self.problem(format!("{member}.response_headers: {name:?} cannot be passed on")),
@@ -287,7 +309,10 @@ impl Check {
     fn path(&mut self, member: &str, path: &str) -> String {
         let is_plain = path.starts_with('/')
             && path.parse::<PathAndQuery>().is_ok_and(|parsed| parsed.as_str() == path)
-            && crate::path::Normal::parse(path.split('?').next().unwrap_or(path)).is_some();
+            && path
+                .split('?')
+                .next()
+                .is_some_and(|path| crate::path::Normal::parse(path).is_some_and(|normal| normal.as_str() == path));
         if !is_plain {
             self.problem(format!("{member} must be a path such as /mail/send"));
         }
@@ -314,7 +339,7 @@ impl Check {
             let mut methods = Vec::new();
             for method in typed.methods {
                 match method.parse::<Method>() {
-                    Ok(parsed) if parsed != Method::CONNECT && parsed != Method::TRACE => methods.push(parsed),
+                    Ok(parsed) if PASSABLE.contains(&parsed) => methods.push(parsed),
                     _ => self.problem(format!("{member}.methods: {method:?} cannot be passed through")),
                 }
             }
@@ -323,7 +348,7 @@ impl Check {
             }
             // By address too: another name for the same service is no way around.
             let shares = |other: &UpstreamConfig| {
-                other.addresses.iter().any(|a| upstream.addresses.iter().any(|b| a.place == b.place))
+                other.addresses.iter().any(|a| upstream.addresses.iter().any(|b| a.place.is_same_as(&b.place)))
             };
             let action_paths: Vec<String> = actions
                 .values()
@@ -358,9 +383,27 @@ impl Check {
     }
 }
 
-/// What would happen, in words: a recovery under another route could do something else.
-fn route(method: &Method, path: &str, body: BodyForm, upstream: &str, addresses: &[Origin]) -> String {
-    let mut addresses: Vec<String> = addresses.iter().map(Origin::to_string).collect();
+/// What would happen, in words: a recovery under another route could do something else. Headers count by a hash, and
+/// secret ones by their names only: credentials are renewed.
+fn route(
+    method: &Method,
+    path: &str,
+    body: BodyForm,
+    upstream: &str,
+    addresses: &[Origin],
+    headers: &[(HeaderName, HeaderValue)],
+) -> String {
+    let mut addresses: Vec<String> = addresses.iter().map(Origin::identity).collect();
     addresses.sort();
-    format!("{method} {path} ({}) to {upstream}: {}", body.as_str(), addresses.join(" "))
+    let route = format!("{method} {path} ({}) to {upstream}: {}", body.as_str(), addresses.join(" "));
+    if headers.is_empty() {
+        return route;
+    }
+    let mut hash = Sha256::new();
+    for (name, value) in headers {
+        let value = if value.is_sensitive() { b"" } else { value.as_bytes() };
+        hash.update([name.as_str().as_bytes(), b": ", value, b"\n"].concat());
+    }
+    let hash: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{route}, headers {hash}")
 }

@@ -310,8 +310,8 @@ impl Check {
         let mut token = |name: &str| match environment.secret(name) {
             Ok(token) => {
                 let token = token.filter(|token| !token.is_empty());
-                if token.as_ref().is_some_and(|token| token.len() < 16) {
-                    self.problems.push(format!("{name} must have at least 16 bytes"));
+                if token.as_ref().is_some_and(|t| t.len() < 16 || !t.bytes().all(|b| b.is_ascii_graphic())) {
+                    self.problems.push(format!("{name} must have at least 16 characters, visible ASCII only"));
                 }
                 token.map(SecretString::from)
             }

@@ -91,6 +91,20 @@ pub enum Place {
     Unix(PathBuf),
 }
 
+impl Place {
+    /// Whether both are one service, as far as that can be told without asking.
+    pub fn is_same_as(&self, other: &Place) -> bool {
+        let host = |host: &str| {
+            let is_loopback = host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+            if is_loopback { "localhost".to_owned() } else { host.to_ascii_lowercase() }
+        };
+        match (self, other) {
+            (Place::Tcp(a, port), Place::Tcp(b, other_port)) => port == other_port && host(a) == host(b),
+            (a, b) => a == b,
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -129,6 +143,14 @@ impl Origin {
         let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let authority = HeaderValue::from_str(rest).map_err(|_| FORMS)?;
         Ok(Origin { place: Place::Tcp(host, port), authority, server_name, text: text.to_owned() })
+    }
+
+    /// What it is, for comparison: with whom its certificate must name.
+    pub fn identity(&self) -> String {
+        match &self.server_name {
+            Some(name) => format!("{} as {}", self.text, name.to_str()),
+            None => self.text.clone(),
+        }
     }
 
     /// Whether it has to be looked up.

@@ -113,8 +113,10 @@ impl Front {
             Ok(passed) => self.passthrough.pass(session, passed).await,
             Err(refusal) => Err(refusal),
         };
-        if let Err(refusal) = passed {
-            self.refuse(session, refusal).await;
+        match passed {
+            Ok(true) => {}
+            Ok(false) => linger(session).await,
+            Err(refusal) => self.refuse(session, refusal).await,
         }
     }
 

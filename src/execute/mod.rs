@@ -14,6 +14,7 @@ mod authenticate;
 mod authorise;
 mod claim;
 pub mod dispatch;
+mod finish;
 mod flight;
 pub mod front;
 pub(crate) mod intake;
@@ -23,7 +24,7 @@ mod recovery;
 mod replay;
 pub mod respond;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -35,11 +36,13 @@ use openexec_protocol::receipt::ResultText;
 use openexec_protocol::refusal::{Code, Refusal};
 use openexec_protocol::request::Request;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use self::authenticate::Authenticator;
 use self::authorise::Policy;
+use self::finish::Finish;
 use self::flight::{Boarding, Flights, Lead, Verdict};
 use self::respond::Answer;
 use crate::clock::Clock;
@@ -65,6 +68,10 @@ pub struct Gate {
     phase: Arc<Phase>,
     /// Rings when an outcome is unknown.
     unknown: Notify,
+    /// Unknown outcomes that somebody is settling now: recovery or an operator, not both.
+    settling: Mutex<HashSet<String>>,
+    /// Recoveries under way, by action.
+    recovering: Mutex<HashMap<String, Arc<Permits>>>,
 }
 
 /// What came of one request, for the answer, the log and the metrics.
@@ -100,6 +107,8 @@ impl Gate {
             metrics,
             phase,
             unknown: Notify::new(),
+            settling: Mutex::default(),
+            recovering: Mutex::default(),
         })
     }
 
@@ -245,13 +254,14 @@ impl Run {
         (outcome, timings)
     }
 
-    /// An action with effects, in a task of its own.
+    /// An action with effects: it ends whether or not the client waits for it.
     async fn detached(
         self,
         effect: Arc<dyn Effect>,
         traceparent: Option<String>,
     ) -> (Result<Answer, Refusal>, Timings) {
-        tokio::spawn(self.effect(effect, traceparent)).await.unwrap_or_else(|_| {
+        let finished = AssertUnwindSafe(Finish::new(self.effect(effect, traceparent))).catch_unwind().await;
+        finished.unwrap_or_else(|_| {
             let id = Uuid::new_v4();
             tracing::error!(%id, "an execution ended in a panic");
             (Err(internal_error(id)), Timings::default())
@@ -266,6 +276,11 @@ impl Run {
             let new = claim::new_execution(claim::new_id(), &approved, self.gate.clock.now());
             Ok((ledger, claim::dispatched(new, &approved, &*effect)))
         });
+        if let Some(ledger) = self.gate.ledger()
+            && let Some(known) = ledger.cached(self.authenticated.tenant(), self.request.nonce())
+        {
+            return (self.not_claimed(Ok(Claimed::Known(known))), timings);
+        }
         let prepared = match prepared {
             // Connected before anything is claimed: what cannot be reached costs nothing.
             Ok((ledger, new)) => {
@@ -351,16 +366,59 @@ impl Run {
     }
 }
 
+/// Why an unknown outcome was not settled.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// A recovery is about to find out.
+    #[error("a recovery is trying to find out now")]
+    Recovering,
+    /// There is none with this id whose outcome is unknown.
+    #[error("its outcome is not unknown")]
+    NotUnknown,
+    /// The ledger did not do it.
+    #[error(transparent)]
+    Ledger(LedgerError),
+}
+
+/// See [`Gate::settle_alone`].
+struct Settling<'g> {
+    gate: &'g Gate,
+    id: String,
+}
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        self.gate.settling.lock().remove(&self.id);
+    }
+}
+
 impl Gate {
     /// Settles an unknown outcome; `by` says who knows.
     ///
     /// # Errors
-    /// [`LedgerError::NotOurs`]: there is none with this id whose outcome is unknown.
-    pub async fn resolve(&self, id: &str, ended: Ended, by: &str) -> Result<Arc<Execution>, LedgerError> {
-        let ledger = self.ledger().ok_or(LedgerError::Unavailable)?;
+    /// See [`ResolveError`].
+    pub async fn resolve(&self, id: &str, ended: Ended, by: &str) -> Result<Arc<Execution>, ResolveError> {
+        let ledger = self.ledger().ok_or(ResolveError::Ledger(LedgerError::Unavailable))?;
+        let _settling = self.settle_alone(id).ok_or(ResolveError::Recovering)?;
         let settled = ledger.resolve(id, &record::outcome(id, ended), by).await;
         self.unknown.notify_one();
-        settled
+        settled.map_err(|error| match error {
+            LedgerError::NotOurs => ResolveError::NotUnknown,
+            error => ResolveError::Ledger(error),
+        })
+    }
+
+    /// One of the recoveries that an action may have at once.
+    fn recovering(&self, action: &str, at_once: usize) -> Option<Permit> {
+        let mut recovering = self.recovering.lock();
+        let permits = recovering.entry(action.to_owned()).or_insert_with(|| Permits::new(at_once));
+        permits.take()
+    }
+
+    /// Keeps everybody else from settling this one: what an operator says must not be overtaken by a recovery's
+    /// dispatch, nor the other way round.
+    fn settle_alone(&self, id: &str) -> Option<Settling<'_>> {
+        self.settling.lock().insert(id.to_owned()).then(|| Settling { gate: self, id: id.to_owned() })
     }
 
     /// Finds out about unknown outcomes, for as long as it is polled.

@@ -1,7 +1,6 @@
 //! Other requests to a service, by allow-list: streamed both ways, never an action, never sent twice.
 
 use std::collections::HashMap;
-use std::future::pending;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http::{HeaderName, HeaderValue, Method, Request, header, response};
 use openexec_protocol::refusal::{Code, Refusal};
+use pingora::ErrorType;
 use pingora::http::{RequestHeader, ResponseHeader, Version};
 use pingora::protocols::http::ServerSession;
 use tokio::sync::mpsc;
@@ -76,14 +76,14 @@ impl Passthrough {
         Ok(Passed { rule, upstream, target })
     }
 
-    /// Lets it through.
+    /// Lets it through; whether the client's request was read to its end.
     ///
     /// # Errors
     /// What the client is to be told. Its body may not have been read.
-    pub(super) async fn pass(&self, session: &mut ServerSession, passed: Passed<'_>) -> Result<(), Refusal> {
+    pub(super) async fn pass(&self, session: &mut ServerSession, passed: Passed<'_>) -> Result<bool, Refusal> {
         let outcome = exchange(session, &passed).await;
         let status = match &outcome {
-            Ok(status) => *status,
+            Ok((status, _)) => *status,
             Err(Failure::Refused(refusal)) => refusal.status,
             Err(Failure::Broken) => 0,
         };
@@ -96,32 +96,35 @@ impl Passthrough {
             status,
         );
         match outcome {
-            Ok(_) => Ok(()),
+            Ok((_, is_whole)) => Ok(is_whole),
             Err(Failure::Refused(refusal)) => Err(refusal),
             Err(Failure::Broken) => {
                 session.set_keepalive(None);
                 // Before the end of the exchange writes an end to a body that has none.
                 session.shutdown().await;
-                Ok(())
+                Ok(true)
             }
         }
     }
 }
 
-/// Both ways; the status that was passed on.
-async fn exchange(session: &mut ServerSession, passed: &Passed<'_>) -> Result<u16, Failure> {
-    let connection = passed.upstream.connect().await.map_err(|_| {
-        let detail = "The service cannot be reached; nothing was sent";
-        Failure::Refused(Refusal::new(Code::UpstreamUnreachable, detail).with_retry_after(1))
-    })?;
+/// Both ways; the status that was passed on, and whether the request was read to its end.
+async fn exchange(session: &mut ServerSession, passed: &Passed<'_>) -> Result<(u16, bool), Failure> {
+    let connection = passed.upstream.connect().await.map_err(|_| Failure::Refused(unreachable()))?;
     let watch = connection.watch();
     let has_body = !session.is_body_empty();
+    if has_body && matches!(session.req_header().method, Method::GET | Method::HEAD) {
+        // It would mean nothing (RFC 9110, section 9.3.1), and two servers could see two requests.
+        return Err(Failure::Refused(Refusal::new(Code::BadHttp, "Bad HTTP framing: a body has no meaning here")));
+    }
     let (pieces, body) = if has_body {
         let (pieces, received) = mpsc::channel(1);
         (Some(pieces), stream_body(received))
     } else {
         (None, body_of(Bytes::new()))
     };
+    // Until the answer is passed on: a body whose senders are gone breaks the connection, and with it the answer.
+    let _unfinished = pieces.clone();
     let request = request(session.req_header(), &connection, &passed.target, body).ok_or_else(|| {
         Failure::Refused(Refusal::new(Code::BadHttp, "Bad HTTP framing: the target cannot be passed on"))
     })?;
@@ -133,8 +136,8 @@ async fn exchange(session: &mut ServerSession, passed: &Passed<'_>) -> Result<u1
         let upload = pin!(upload(session, pieces, patience));
         let sending = pin!(connection.send(request));
         match select(upload, sending).await {
-            // All of the request is there: now the answer has its time.
-            Either::Left((Ok(()), sending)) => (timeout(patience, sending).await, true),
+            // All of the request is there, or all that the service wants: now the answer has its time.
+            Either::Left((Ok(is_whole), sending)) => (timeout(patience, sending).await, is_whole),
             Either::Left((Err(failure), _)) => return Err(failure),
             // Answered before its end.
             Either::Right((answered, _)) => (Ok(answered), !has_body),
@@ -144,11 +147,10 @@ async fn exchange(session: &mut ServerSession, passed: &Passed<'_>) -> Result<u1
         session.set_keepalive(None);
     }
     match answered {
-        Ok(Ok(response)) => download(session, response, patience).await,
+        Ok(Ok(response)) => Ok((download(session, response, patience).await?, is_whole)),
         Ok(Err(error)) => {
-            tracing::warn!(upstream = passed.upstream.name(), %error, "no answer");
-            let detail = "The service's answer ended early or is malformed";
-            Err(Failure::Refused(Refusal::new(Code::UpstreamUnreachable, detail)))
+            tracing::warn!(upstream = passed.upstream.name(), sent = watch.sent(), %error, "no answer");
+            Err(Failure::Refused(if watch.sent() { no_answer() } else { unreachable() }))
         }
         Err(_) => {
             watch.failed();
@@ -157,28 +159,46 @@ async fn exchange(session: &mut ServerSession, passed: &Passed<'_>) -> Result<u1
     }
 }
 
-/// Gives the client's body away piece by piece. Waits for ever when there is none left but no end was seen.
+fn unreachable() -> Refusal {
+    Refusal::new(Code::UpstreamUnreachable, "The service cannot be reached; nothing was sent").with_retry_after(1)
+}
+
+/// Something was sent: trying again could do it again.
+fn no_answer() -> Refusal {
+    Refusal::new(Code::UpstreamTimeout, "The service got the request and gave no answer that can be passed on")
+}
+
+/// Gives the client's body away piece by piece; whether to its end.
 async fn upload(
     session: &mut ServerSession,
     pieces: Option<mpsc::Sender<io::Result<Bytes>>>,
     patience: Duration,
-) -> Result<(), Failure> {
-    let Some(pieces) = pieces else { return Ok(()) };
+) -> Result<bool, Failure> {
+    let Some(pieces) = pieces else { return Ok(true) };
     loop {
         match session.read_request_body().await {
             Ok(Some(piece)) => match timeout(patience, pieces.send(Ok(piece))).await {
                 Ok(Ok(())) => {}
                 // The service wants no more: it has answered, or is gone.
-                Ok(Err(_)) => pending::<()>().await,
+                Ok(Err(_)) => return Ok(false),
                 Err(_) => {
                     let detail = "The service did not take the request in time";
                     return Err(Failure::Refused(Refusal::new(Code::UpstreamTimeout, detail)));
                 }
             },
-            Ok(None) => return Ok(()),
-            Err(_) => {
+            Ok(None) => {
+                // Its end. A service that wants no more has no use for it.
+                let _ = timeout(patience, pieces.send(Ok(Bytes::new()))).await;
+                return Ok(true);
+            }
+            Err(error) => {
                 let _ = pieces.try_send(Err(io::ErrorKind::UnexpectedEof.into()));
-                return Err(Failure::Broken);
+                return Err(if error.etype() == &ErrorType::ReadTimedout {
+                    let detail = "The request's body took too long";
+                    Failure::Refused(Refusal::new(Code::RequestTimeout, detail))
+                } else {
+                    Failure::Broken
+                });
             }
         }
     }
@@ -234,9 +254,7 @@ async fn download(session: &mut ServerSession, mut response: Response, patience:
     let to_head = session.req_header().method == Method::HEAD;
     let is_new = session.req_header().version == Version::HTTP_11;
     let status = response.head.status.as_u16();
-    let header = response_header(&response.head, is_new, to_head).ok_or_else(|| {
-        Failure::Refused(Refusal::new(Code::UpstreamUnreachable, "The service's answer cannot be passed on"))
-    })?;
+    let header = response_header(&response.head, is_new, to_head).ok_or_else(|| Failure::Refused(no_answer()))?;
     if !is_new {
         session.set_keepalive(None);
     }

@@ -103,8 +103,16 @@ impl<L: Ledger> Ledger for Cached<L> {
         self.ledger.list(filter).await
     }
 
-    async fn unknown(&self, after: i64, limit: usize) -> Result<Vec<Record>, LedgerError> {
-        self.ledger.unknown(after, limit).await
+    async fn recoverable(&self, after: i64, limit: usize) -> Result<Vec<(i64, String)>, LedgerError> {
+        self.ledger.recoverable(after, limit).await
+    }
+
+    async fn count_unknown(&self) -> Result<usize, LedgerError> {
+        self.ledger.count_unknown().await
+    }
+
+    fn cached(&self, tenant: &Arc<str>, nonce: &str) -> Option<Arc<Execution>> {
+        self.finished.lock().entries.get(&(tenant.clone(), nonce.to_owned())).cloned()
     }
 
     fn fence(&self) -> Option<DateTime<Utc>> {

@@ -8,7 +8,8 @@ use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 
 use super::{
-    Claim, Claimed, Dispatched, Done, Execution, Filter, Ledger, LedgerError, NewExecution, Outcome, Record, State,
+    Claim, Claimed, Dispatched, Done, Execution, Filter, Ledger, LedgerError, NewExecution, Outcome, Record,
+    RecoveryPolicy, State,
 };
 
 /// Bytes that a row costs beside its texts.
@@ -64,7 +65,7 @@ impl Ledger for Memory {
     }
 
     async fn record(&self, claim: &Claim, outcome: &Outcome) -> Result<Arc<Execution>, LedgerError> {
-        self.rows.lock().settle(&claim.id, outcome.clone(), None, |row| row.token == claim.token)
+        self.rows.lock().settle(&claim.intent.id, outcome.clone(), None, |row| row.token == claim.token)
     }
 
     async fn resolve(&self, id: &str, outcome: &Outcome, by: &str) -> Result<Arc<Execution>, LedgerError> {
@@ -81,8 +82,12 @@ impl Ledger for Memory {
         Ok(self.rows.lock().list(filter))
     }
 
-    async fn unknown(&self, after: i64, limit: usize) -> Result<Vec<Record>, LedgerError> {
-        Ok(self.rows.lock().unknown(after, limit))
+    async fn recoverable(&self, after: i64, limit: usize) -> Result<Vec<(i64, String)>, LedgerError> {
+        Ok(self.rows.lock().recoverable(after, limit))
+    }
+
+    async fn count_unknown(&self) -> Result<usize, LedgerError> {
+        Ok(self.rows.lock().unknown().len())
     }
 
     fn fence(&self) -> Option<DateTime<Utc>> {
@@ -116,7 +121,8 @@ impl Rows {
         if approval.as_ref().is_some_and(|approval| self.approvals.contains(approval)) {
             return Ok(Claimed::ApprovalUsed);
         }
-        let payload_bytes = new.dispatched.as_ref().and_then(|d| d.payload.as_ref()).map_or(0, String::len);
+        let dispatched = new.dispatched.as_ref();
+        let payload_bytes = dispatched.map_or(0, |d| d.route.len() + d.payload.as_ref().map_or(0, String::len));
         let result_bytes = result.as_ref().map_or(0, |done| done.result.len());
         let bytes = ROW_OVERHEAD + new.nonce.len() + new.action.len() + payload_bytes + result_bytes;
         if self.bytes + bytes > max_bytes {
@@ -125,12 +131,11 @@ impl Rows {
         self.bytes += bytes;
         self.approvals.extend(approval);
         self.tokens += 1;
-        let claim = Claim { id: new.id.clone(), token: self.tokens };
         let settled_at = result.as_ref().map(|_| new.claimed_at);
         let state = match result {
             Some(done) => State::Settled(Outcome::Done(done)),
             None => {
-                self.open.insert(claim.id.clone(), self.rows.len());
+                self.open.insert(new.id.clone(), self.rows.len());
                 State::Intent
             }
         };
@@ -144,7 +149,7 @@ impl Rows {
         self.nonces.entry(new.tenant.clone()).or_default().insert(nonce.clone(), self.rows.len());
         self.rows.push(Row {
             execution: execution.clone(),
-            token: claim.token,
+            token: self.tokens,
             tenant: new.tenant,
             nonce,
             approval_id,
@@ -153,6 +158,7 @@ impl Rows {
             settled_by: None,
             dispatched: new.dispatched,
         });
+        let claim = Claim { intent: execution.clone(), seq: self.rows.len() as i64, token: self.tokens };
         Ok(Claimed::New(claim, execution))
     }
 
@@ -174,7 +180,8 @@ impl Rows {
             return Err(LedgerError::NotOurs);
         }
         if let Outcome::Done(done) = &outcome {
-            self.bytes += done.result.len(); // beyond the bound rather than lost: it has happened
+            let headers: usize = done.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+            self.bytes += done.result.len() + headers; // beyond the bound rather than lost: it has happened
         }
         row.execution = Arc::new(Execution { state: State::Settled(outcome), ..Execution::clone(&row.execution) });
         row.settled_at = Some(Utc::now());
@@ -225,10 +232,19 @@ impl Rows {
         (0..end).rev().filter(wanted).take(filter.limit).map(|at| self.record(at, false)).collect()
     }
 
-    fn unknown(&self, after: i64, limit: usize) -> Vec<Record> {
+    fn unknown(&self) -> Vec<usize> {
         let is_unknown = |at: &usize| self.rows[*at].execution.state == State::Settled(Outcome::Unknown);
         let mut found: Vec<usize> = self.open.values().copied().filter(is_unknown).collect();
         found.sort_unstable();
-        found.into_iter().filter(|at| *at as i64 + 1 > after).take(limit).map(|at| self.record(at, true)).collect()
+        found
+    }
+
+    fn recoverable(&self, after: i64, limit: usize) -> Vec<(i64, String)> {
+        let is_ours = |at: &usize| {
+            let dispatched = self.rows[*at].dispatched.as_ref();
+            *at as i64 + 1 > after && dispatched.is_some_and(|d| d.policy != RecoveryPolicy::Operator)
+        };
+        let found = self.unknown().into_iter().filter(is_ours).take(limit);
+        found.map(|at| (at as i64 + 1, self.rows[at].execution.id.clone())).collect()
     }
 }

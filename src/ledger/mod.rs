@@ -54,8 +54,17 @@ pub trait Ledger: Send + Sync {
     /// Executions, the newest first. Without their payloads and results: those may be large.
     async fn list(&self, filter: &Filter) -> Result<Vec<Record>, LedgerError>;
 
-    /// Executions whose outcome is unknown, the oldest first, with their payloads, behind this row.
-    async fn unknown(&self, after: i64, limit: usize) -> Result<Vec<Record>, LedgerError>;
+    /// Executions whose outcome is unknown and whose policy is not an operator's, the oldest first, behind this row:
+    /// rows and ids.
+    async fn recoverable(&self, after: i64, limit: usize) -> Result<Vec<(i64, String)>, LedgerError>;
+
+    /// Executions whose outcome is unknown.
+    async fn count_unknown(&self) -> Result<usize, LedgerError>;
+
+    /// The finished execution of this nonce, if that can be told without asking the disk.
+    fn cached(&self, _tenant: &Arc<str>, _nonce: &str) -> Option<Arc<Execution>> {
+        None
+    }
 
     /// Approvals issued before this time cannot be known to be unused.
     fn fence(&self) -> Option<DateTime<Utc>>;
@@ -252,14 +261,21 @@ pub enum Claimed {
 /// Proof that an execution was claimed durably. Only a ledger makes one.
 #[derive(Debug)]
 pub struct Claim {
-    id: String,
+    intent: Arc<Execution>,
+    /// Its place in the ledger.
+    seq: i64,
     token: i64,
 }
 
 impl Claim {
+    /// The execution with its outcome.
+    fn settled(&self, outcome: &Outcome) -> Arc<Execution> {
+        Arc::new(Execution { state: State::Settled(outcome.clone()), ..Execution::clone(&self.intent) })
+    }
+
     /// For the ledgers alone: outside of them a claim is one of a kind.
     fn again(&self) -> Self {
-        Claim { id: self.id.clone(), token: self.token }
+        Claim { intent: self.intent.clone(), seq: self.seq, token: self.token }
     }
 }
 

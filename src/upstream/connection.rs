@@ -19,12 +19,12 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 
 use super::endpoint::{Endpoint, Lease};
-use super::stream::{Counting, Transport};
+use super::stream::Transport;
 use crate::config::upstream::{Passive, UpstreamConfig};
 
 /// A request's body.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
-type Driver = http1::Connection<TokioIo<Counting>, Body>;
+type Driver = http1::Connection<TokioIo<Box<dyn Transport>>, Body>;
 
 /// Bytes of an upstream's response header, at most.
 const HEADER_BYTES: usize = 64 << 10;
@@ -36,11 +36,15 @@ pub fn body_of(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A body that comes piece by piece. One that ends with an error breaks the connection.
+/// A body that comes piece by piece; an empty piece is its end. An error, or the end of all senders before that, breaks
+/// the connection: what was cut off must not look whole.
 pub fn stream_body(pieces: mpsc::Receiver<io::Result<Bytes>>) -> Body {
     let pieces = futures_util::stream::unfold(pieces, |mut pieces| async {
-        let piece = pieces.recv().await?;
-        Some((piece.map(Frame::data), pieces))
+        match pieces.recv().await {
+            Some(Ok(piece)) if piece.is_empty() => None,
+            Some(piece) => Some((piece.map(Frame::data), pieces)),
+            None => Some((Err(io::ErrorKind::UnexpectedEof.into()), pieces)),
+        }
     });
     StreamBody::new(pieces).boxed_unsync()
 }
@@ -67,15 +71,15 @@ pub struct Response {
 
 impl Connection {
     pub(super) async fn open(
-        transport: Box<dyn Transport>,
+        stream: Box<dyn Transport>,
+        written: Arc<AtomicU64>,
         lease: Lease,
         config: &UpstreamConfig,
     ) -> io::Result<Connection> {
-        let (counting, written) = Counting::new(transport);
         let (sender, driver) = http1::Builder::new()
             .max_headers(HEADER_FIELDS)
             .max_buf_size(HEADER_BYTES)
-            .handshake(TokioIo::new(counting))
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
         let idle = if config.reuse { config.max_idle } else { 0 };
@@ -185,7 +189,10 @@ impl Response {
     /// After the body's end: the connection may be used again.
     pub fn done(self) -> response::Parts {
         drop(self.body);
-        self.connection.release();
+        // After an answer in HTTP/1.0 hyper would write a chunked request without its body.
+        if self.head.version == http::Version::HTTP_11 {
+            self.connection.release();
+        }
         self.head
     }
 }

@@ -14,7 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::connection::{Connection, Idle};
-use super::stream::Transport;
+use super::stream::{Counting, Transport};
 use crate::config::upstream::{Passive, UpstreamConfig};
 
 pub(super) struct Endpoint {
@@ -150,15 +150,20 @@ impl Endpoint {
     }
 
     pub(super) async fn open(self: &Arc<Self>, config: &UpstreamConfig) -> io::Result<Connection> {
-        let transport: Box<dyn Transport> = match (&self.address, &self.server_name) {
-            (Address::Unix(path), _) => Box::new(UnixStream::connect(path).await?),
-            (Address::Tcp(address), None) => Box::new(tcp(*address).await?),
-            (Address::Tcp(address), Some(name)) => {
+        let transport: Box<dyn Transport> = match &self.address {
+            Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Address::Tcp(address) => Box::new(tcp(*address).await?),
+        };
+        // Counted below TLS: what it holds back has not left, and what it has written has.
+        let (counting, written) = Counting::new(transport);
+        let stream: Box<dyn Transport> = match &self.server_name {
+            None => Box::new(counting),
+            Some(name) => {
                 let tls = config.tls.clone().ok_or_else(|| io::Error::other("no TLS configuration"))?;
-                Box::new(TlsConnector::from(tls).connect(name.clone(), tcp(*address).await?).await?)
+                Box::new(TlsConnector::from(tls).connect(name.clone(), counting).await?)
             }
         };
-        Connection::open(transport, self.lease(), config).await
+        Connection::open(stream, written, self.lease(), config).await
     }
 }
 

@@ -30,8 +30,11 @@ pub(super) async fn keep_watching(upstream: Weak<Upstream>) {
             next_check = Instant::now() + active.interval;
         }
         found.publish_health();
+        let has_checks = found.config.active.is_some();
         drop(found);
-        sleep_until(next_check.clamp(Instant::now() + SHORT_SWEEP, Instant::now() + SWEEP)).await;
+        let sweep = Instant::now() + SWEEP;
+        let next = if has_checks { next_check.clamp(Instant::now() + SHORT_SWEEP, sweep) } else { sweep };
+        sleep_until(next).await;
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use self::endpoint::Endpoint;
 use crate::config::upstream::{Balance, UpstreamConfig};
@@ -70,12 +70,15 @@ impl Upstream {
     /// None of them could be reached within the connect timeout.
     pub async fn connect(&self) -> Result<Connection, Unreachable> {
         let deadline = Instant::now() + self.config.connect_timeout;
-        for endpoint in self.candidates(deadline).await {
+        let candidates = self.candidates(deadline).await;
+        for (at, endpoint) in candidates.iter().enumerate() {
             if let Some(connection) = endpoint.reuse(self.config.idle_timeout) {
                 self.metrics.reused.inc();
                 return Ok(connection);
             }
-            match timeout_at(deadline, endpoint.open(&self.config)).await {
+            // One that swallows packets must not use up the time of the others.
+            let share = deadline.saturating_duration_since(Instant::now()) / (candidates.len() - at) as u32;
+            match timeout(share, endpoint.open(&self.config)).await {
                 Ok(Ok(connection)) => {
                     self.metrics.opened.inc();
                     return Ok(connection);
@@ -113,11 +116,11 @@ impl Upstream {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed) % endpoints.len();
             endpoints.rotate_left(turn);
             let now = std::time::Instant::now();
-            // Stable sorts: the turn decides among equals.
+            // Stable sorts: the turn decides among equals. By keys that are looked at once: others change them now.
             if self.config.balance == Balance::LeastRequests {
-                endpoints.sort_by_key(|endpoint| endpoint.requests());
+                endpoints.sort_by_cached_key(|endpoint| endpoint.requests());
             }
-            endpoints.sort_by_key(|endpoint| !endpoint.is_healthy(now));
+            endpoints.sort_by_cached_key(|endpoint| !endpoint.is_healthy(now));
         }
         endpoints
     }

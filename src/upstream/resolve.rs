@@ -38,8 +38,9 @@ impl Upstream {
     async fn resolve(&self) {
         let known = self.endpoints();
         let mut found: Vec<Arc<Endpoint>> = Vec::new();
-        for (index, origin) in self.config.addresses.iter().enumerate() {
-            match addresses(origin).await {
+        let looked_up = futures_util::future::join_all(self.config.addresses.iter().map(addresses)).await;
+        for ((index, origin), looked_up) in self.config.addresses.iter().enumerate().zip(looked_up) {
+            match looked_up {
                 Ok(addresses) => {
                     for address in addresses {
                         let fresh = Endpoint::new(address, origin.authority.clone(), origin.server_name.clone(), index);

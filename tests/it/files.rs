@@ -73,6 +73,32 @@ fn a_newer_schema_is_refused() {
 }
 
 #[test]
+fn an_older_schema_is_brought_up_to_date() {
+    let setup = Setup::demo();
+    let server = setup.start();
+    let body = request("echo", &json!({"a": 1}), "n");
+    let before = server.execute(&body);
+    server.stop();
+    Connection::open(setup.ledger())
+        .unwrap()
+        .execute_batch(
+            "DROP INDEX executions_not_executed;
+             ALTER TABLE executions DROP COLUMN route;
+             ALTER TABLE executions DROP COLUMN policy;
+             ALTER TABLE executions DROP COLUMN headers;
+             ALTER TABLE executions DROP COLUMN settled_by;
+             UPDATE executions SET status = 200;
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+    let server = setup.start();
+    let after = server.execute(&body);
+    after.must_be_executed(true);
+    assert_eq!((&after.body, after.header("openexec-upstream-status")), (&before.body, None));
+    server.execute(&request("echo", &json!({"a": 1}), "m")).must_be_executed(false);
+}
+
+#[test]
 fn a_file_that_is_no_database_is_refused() {
     let setup = Setup::demo();
     std::fs::write(setup.ledger(), "this is no database, and long enough to be looked at as one").unwrap();

@@ -243,7 +243,7 @@ fn load(seen: &Mutex<Seen>, stop: &AtomicBool, address: SocketAddr, pair: &str, 
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let keyed = client / 2 % 2 == 0;
+        let keyed = (client / 2).is_multiple_of(2);
         let approval_id = format!("{pair}-{at}");
         // Far enough ahead that a retry of the last cycle is still in time, and within the allowed skew.
         let issued_at = timestamp::print(Utc::now() + TimeDelta::seconds(20));

@@ -1,7 +1,9 @@
 //! Other requests to a service: by allow-list, streamed, and no way around the gate.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -165,9 +167,11 @@ fn headers_that_could_fool_the_service_end_here() {
         server.address,
         "GET /docs/imitate HTTP/1.1\r\nHost: localhost\r\nConnection: close, X-Nominated\r\nX-Nominated: 1\r\n\
          OpenExec-Tenant: other\r\nopenexec_execution_id: forged\r\nX-HTTP-Method-Override: POST\r\n\
-         X_HTTP_Method_Override: POST\r\nX-Original-URL: /docs/send\r\nX-Rewrite-URL: /docs/send\r\nTE: trailers\r\n\
+         X_HTTP_Method_Override: POST\r\nX-Forwarded-For: 10.0.0.1\r\nForwarded: for=10.0.0.1\r\nX-Real-IP: 1\r\nX-Original-URL: /docs/send\r\nX-Rewrite-URL: /docs/send\r\nTE: trailers\r\n\
          Keep-Alive: 5\r\nProxy-Authorization: x\r\nAuthorization: Bearer mine\r\nCookie: a=b\r\nAccept: */*\r\n\r\n",
     );
+    let with_body = raw(server.address, "GET /docs/page HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nab");
+    assert!(with_body.starts_with("HTTP/1.1 400"), "{with_body}");
     let mut names: Vec<_> = service.seen()[0].headers.iter().map(|(name, _)| name.clone()).collect();
     names.sort();
     assert_eq!(names, ["accept", "authorization", "cookie", "host"]);
@@ -224,6 +228,25 @@ passthrough:
          Connection: close\r\n\r\nabc",
     );
     assert!(expecting.starts_with("HTTP/1.1 100") && expecting.ends_with("abc"), "{expecting}");
+    // A service that answers before it has read everything: its answer comes through, and no whole body reaches it.
+    let (early, whole_bodies) = early_answers();
+    let impatient = Setup::demo()
+        .file(&format!(
+            "upstreams: {{upload: {{addresses: [\"http://{}\"]}}}}
+passthrough: [{{upstream: upload, methods: [POST], path: /upload}}]",
+            early
+        ))
+        .start();
+    for framing in ["Content-Length: 1000", "Transfer-Encoding: chunked"] {
+        let mut stream = TcpStream::connect(impatient.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let head = format!("POST /upload/x HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n5\r\nabcde\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut got = String::new();
+        let _ = stream.read_to_string(&mut got);
+        assert!(got.starts_with("HTTP/1.1 413") && got.contains("too much"), "{framing}: {got}");
+    }
+    assert_eq!(whole_bodies.load(Ordering::SeqCst), 0);
     // A client that leaves in the middle: the service sees no whole request.
     let before = upload.seen().len();
     let mut stream = TcpStream::connect(server.address).unwrap();
@@ -234,6 +257,33 @@ passthrough:
     assert_eq!(server.client().post("/upload/y", "well").unwrap().text(), "well");
 }
 
+/// A service that answers as soon as the header is there; how many chunked bodies it then saw to their end.
+fn early_answers() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, whole) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let count = whole.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let count = count.clone();
+            std::thread::spawn(move || {
+                let mut got = Vec::new();
+                let mut part = [0; 4096];
+                while !got.windows(4).any(|four| four == b"\r\n\r\n") {
+                    let Ok(read) = stream.read(&mut part) else { return };
+                    got.extend_from_slice(&part[..read]);
+                }
+                write(&mut stream, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\n\r\ntoo ");
+                std::thread::sleep(Duration::from_millis(100));
+                write(&mut stream, "much");
+                let _ = stream.read_to_end(&mut got);
+                count.fetch_add(usize::from(got.ends_with(b"\r\n0\r\n\r\n")), Ordering::SeqCst);
+            });
+        }
+    });
+    (address, whole)
+}
+
 #[test]
 fn what_goes_wrong_is_said_or_seen() {
     let service = Service::start(script);
@@ -242,7 +292,7 @@ fn what_goes_wrong_is_said_or_seen() {
     timed_out.must_be(504, "upstream_timeout", "");
     must_still_work(&server);
     for path in ["/docs/rubbish", "/docs/switch"] {
-        server.client().get(path).must_be(502, "upstream_unreachable", "");
+        server.client().get(path).must_be(504, "upstream_timeout", "got the request");
         must_still_work(&server);
     }
     // A body that was cut off must not look whole.

@@ -208,6 +208,63 @@ fn what_a_crash_leaves_is_recovered_only_on_the_same_route() {
     assert_eq!((times, service.seen().len()), (1, 1));
 }
 
+/// What a service promises today it may not have promised when the execution was dispatched.
+#[test]
+fn what_was_dispatched_under_another_policy_is_an_operators() {
+    for (first, later) in [
+        ("recovery: {probe: {path: '/status/{key}'}}", "recovery: {idempotent: {}}"),
+        ("recovery: {idempotent: {}}, headers: {X-Account: a}", "recovery: {idempotent: {}}, headers: {X-Account: b}"),
+    ] {
+        let service = Service::start(|_, _| After::Close);
+        let setup = with_tokens(Setup::demo()).file(&config(service.address, &format!(", {first}")));
+        let server = setup.start();
+        let body = request("send", &json!({}), "n");
+        server.execute(&body).must_be(504, "outcome_unknown", "");
+        server.stop();
+        let sent = |service: &Service| service.seen().iter().filter(|seen| seen.line.starts_with("POST")).count();
+        let before = sent(&service);
+        let setup = Setup { file: Some(config(service.address, &format!(", {later}"))), ..setup };
+        let server = setup.start();
+        let deadline = Instant::now() + PATIENCE;
+        while server.metric(r#"openexec_recoveries_total{result="operator"}"#) == 0.0 {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(sent(&service), before, "not sent again: {later}");
+        server.execute(&body).must_be(409, "outcome_unknown", "");
+    }
+}
+
+/// While a recovery may be having its effect, nobody can say that there is none.
+#[test]
+fn an_operator_does_not_decide_while_a_recovery_is_under_way() {
+    let service = Service::start(|seen, stream| match seen.line.as_str() {
+        "POST /send HTTP/1.1" if seen.asked() == "ok" => json_answer(stream, "200 OK", "{}"),
+        _ => After::Hold,
+    });
+    let setup = with_tokens(Setup::demo()).file(&config(service.address, ", recovery: {idempotent: {}}"));
+    let server = Setup { file: setup.file.clone().map(|file| file.replace("500ms", "3s")), ..setup }.start();
+    let body = request("send", &json!({"do": "hold"}), "n");
+    let id = server.execute(&body).json()["execution_id"].as_str().unwrap().to_owned();
+    let deadline = Instant::now() + PATIENCE;
+    while service.times("hold") < 2 {
+        assert!(Instant::now() < deadline, "not sent again");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let path = format!("/executions/{id}/resolve");
+    let resolve = || admin(server.admin, "POST", &path, TOKEN, r#"{"outcome":"not_executed","by":"ada"}"#);
+    resolve().must_be(409, "execution_in_flight", "recovery");
+    let deadline = Instant::now() + PATIENCE;
+    while resolve().status != 200 {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let times = service.times("hold");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(service.times("hold"), times, "and what an operator has settled is not sent again");
+    server.execute(&body).must_be(409, "not_executed", "");
+}
+
 /// The answer is here, and the disk takes it no more: the client is told that nobody knows, and the answer is stored as
 /// soon as there is room.
 #[test]

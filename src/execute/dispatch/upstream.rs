@@ -32,8 +32,13 @@ pub struct Forwarded {
 
 /// The status of an execution of which not a byte was sent.
 const NOT_SENT: u16 = 409;
-/// Statuses of a recovery's answer that say nothing about the execution.
-const SAYS_NOTHING: [u16; 3] = [409, 425, 429];
+/// As far as two clocks may be apart.
+const CLOCKS_APART: TimeDelta = TimeDelta::minutes(1);
+
+/// Whether the answer to a repetition says nothing about the execution: it is still running, or somebody else refused.
+fn says_nothing(status: u16) -> bool {
+    matches!(status, 300..=399 | 401 | 403 | 408 | 409 | 425 | 429 | 500..)
+}
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const EXECUTION_ID: HeaderName = HeaderName::from_static("openexec-execution-id");
@@ -70,38 +75,48 @@ impl Effect for Forwarded {
 
     async fn recover(&self, record: &Record) -> Recovered {
         let Some(dispatched) = &record.dispatched else { return Recovered::Operator };
-        // Another route could do another thing, or know nothing of the key.
-        if dispatched.route != self.config.route {
+        let (route, policy) = self.route();
+        // Another route could do another thing, or know nothing of the key; so could a service that promised less then.
+        if dispatched.route != route || dispatched.policy != policy {
             return Recovered::Operator;
         }
-        let age = self.clock.now() - record.claimed_at;
+        // A clock that was set back says nothing about windows.
+        if self.age(record) < -CLOCKS_APART {
+            return Recovered::AskAgain;
+        }
         match &self.config.recovery {
             Recovery::Operator => Recovered::Operator,
-            Recovery::Idempotent { window } => {
-                // A repetition that could end behind the window might meet an upstream that has forgotten the key.
-                if age + delta(self.config.timeout) >= delta(*window) {
-                    return Recovered::Operator;
-                }
-                self.send_again(record, dispatched.payload.as_deref()).await
-            }
+            Recovery::Idempotent { window } => self.send_again(record, *window).await,
             Recovery::Probe { path, settle, window } => {
-                if age >= delta(*window) {
+                if self.age(record) >= delta(*window) {
                     return Recovered::Operator;
                 }
-                let settled_by = record.claimed_at + delta(self.config.timeout) + delta(*settle);
-                self.ask(record, path, settled_by).await
+                // From when nobody worked on it any more: the claim itself may have taken long.
+                let ended = record.claimed_at + delta(self.config.timeout);
+                let ended = record.settled_at.map_or(ended, |unknown_since| ended.max(unknown_since));
+                self.ask(record, path, ended + delta(*settle)).await
             }
         }
     }
 }
 
 impl Forwarded {
-    async fn send_again(&self, record: &Record, payload: Option<&str>) -> Recovered {
+    fn age(&self, record: &Record) -> TimeDelta {
+        self.clock.now() - record.claimed_at
+    }
+
+    async fn send_again(&self, record: &Record, window: Duration) -> Recovered {
+        let payload = record.dispatched.as_ref().and_then(|dispatched| dispatched.payload.as_deref());
         let no_limits = Limits { depth: usize::MAX, nodes: usize::MAX };
         let Some(Ok(payload)) = payload.map(|text| CanonicalText::parse(text.as_bytes(), no_limits)) else {
             return Recovered::Operator;
         };
-        let Ok(connection) = self.upstream.connect().await else { return Recovered::AskAgain };
+        let connection = self.upstream.connect().await;
+        // A repetition that could end behind the window might meet an upstream that has forgotten the key.
+        if self.age(record) + delta(self.config.timeout) >= delta(window) {
+            return Recovered::Operator;
+        }
+        let Ok(connection) = connection else { return Recovered::AskAgain };
         let dispatch = Dispatch {
             execution_id: record.execution.id.clone(),
             tenant: record.tenant.as_str().into(),
@@ -111,9 +126,7 @@ impl Forwarded {
             traceparent: None,
         };
         match send(&self.config, connection, &dispatch).await {
-            Ended::Answered { status: Some(status), .. } if status >= 500 || SAYS_NOTHING.contains(&status) => {
-                Recovered::AskAgain
-            }
+            Ended::Answered { status: Some(status), .. } if says_nothing(status) => Recovered::AskAgain,
             answered @ Ended::Answered { .. } => Recovered::Settled(answered),
             // That nothing happened this time says nothing about the first.
             Ended::NotExecuted { .. } | Ended::Unknown => Recovered::AskAgain,

@@ -51,6 +51,7 @@ pub struct OpenFile {
 pub struct Sqlite {
     jobs: mpsc::Sender<Job>,
     readers: Arc<[Mutex<Connection>]>,
+    surveyor: Arc<Mutex<Connection>>,
     progress: Arc<Progress>,
     on_fatal: OnFatal,
     keeper: Mutex<Option<Keeper>>,
@@ -115,7 +116,7 @@ impl OpenFile {
         let (connection, config) = (self.connection, self.config);
         let (last_seq, newest_row) = newest(&connection)?;
         let fence = raise_fence(&connection, &config, &self.ledger_id, self.is_new, last_seq, newest_row, skew)?;
-        let abandoned = connection.execute(schema::ABANDON, [])?;
+        let abandoned = connection.execute(schema::ABANDON, [timestamp::print(Utc::now())])?;
         if abandoned > 0 {
             tracing::warn!(executions = abandoned, "an earlier process died while they ran: their outcome is unknown");
         }
@@ -128,6 +129,7 @@ impl OpenFile {
         let keeper = Keeper::start(config.anchor.clone(), self.ledger_id, progress.clone())?;
         let readers = (0..READERS).map(|_| file::connect_reader(&config.path).map(Mutex::new));
         let readers = readers.collect::<Result<_, _>>()?;
+        let surveyor = Arc::new(Mutex::new(file::connect_reader(&config.path)?));
         let (jobs, queue) = mpsc::channel();
         let checkpointer =
             Checkpointer::new(file::connect(&config.path)?, on_fatal.clone()).map_err(OpenError::Thread)?;
@@ -142,7 +144,16 @@ impl OpenFile {
                 }
             })
             .map_err(OpenError::Thread)?;
-        Ok(Sqlite { jobs, readers, progress, on_fatal, keeper: Mutex::new(Some(keeper)), fence, _lock: self.lock })
+        Ok(Sqlite {
+            jobs,
+            readers,
+            surveyor,
+            progress,
+            on_fatal,
+            keeper: Mutex::new(Some(keeper)),
+            fence,
+            _lock: self.lock,
+        })
     }
 }
 
@@ -233,17 +244,34 @@ fn mark_clean(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 impl Sqlite {
+    /// For clients.
     async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, LedgerError> {
         let readers = self.readers.clone();
-        let found = tokio::task::spawn_blocking(move || {
+        self.read_with(move || {
             let reader = readers.iter().find_map(|reader| reader.try_lock());
             let reader = reader.unwrap_or_else(|| readers[0].lock());
             read(&reader)
-        });
-        match found.await {
+        })
+        .await
+    }
+
+    /// For operators and recovery, on a connection of their own: what takes long must not keep clients waiting.
+    async fn survey<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let surveyor = self.surveyor.clone();
+        self.read_with(move || read(&surveyor.lock())).await
+    }
+
+    async fn read_with<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        match tokio::task::spawn_blocking(read).await {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(error)) => {
                 if writer::is_fatal(&error) {
@@ -275,11 +303,12 @@ impl Ledger for Sqlite {
 
     async fn list(&self, filter: &Filter) -> Result<Vec<Record>, LedgerError> {
         let Filter { state, before, limit } = filter.clone();
-        self.read(move |reader| {
+        self.survey(move |reader| {
             let sql = match state {
                 None => schema::LIST,
                 Some("INTENT" | "UNKNOWN") => schema::LIST_UNSETTLED,
-                Some(_) => schema::LIST_DONE_OR_NOT,
+                Some("NOT_EXECUTED") => schema::LIST_NOT_EXECUTED,
+                Some(_) => schema::LIST_DONE,
             };
             let mut list = reader.prepare_cached(sql)?;
             match state {
@@ -290,12 +319,18 @@ impl Ledger for Sqlite {
         .await
     }
 
-    async fn unknown(&self, after: i64, limit: usize) -> Result<Vec<Record>, LedgerError> {
-        self.read(move |reader| {
-            let mut unknown = reader.prepare_cached(schema::UNKNOWN)?;
-            unknown.query_map(params![after, limit as i64], row::record)?.collect()
+    async fn recoverable(&self, after: i64, limit: usize) -> Result<Vec<(i64, String)>, LedgerError> {
+        self.survey(move |reader| {
+            let mut recoverable = reader.prepare_cached(schema::RECOVERABLE)?;
+            recoverable.query_map(params![after, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         })
         .await
+    }
+
+    async fn count_unknown(&self) -> Result<usize, LedgerError> {
+        let count = self
+            .survey(|reader| reader.prepare_cached(schema::COUNT_UNKNOWN)?.query_row([], |row| row.get::<_, u32>(0)));
+        Ok(count.await? as usize)
     }
 
     async fn claim(&self, new: NewExecution, result: Option<Done>) -> Result<Claimed, LedgerError> {

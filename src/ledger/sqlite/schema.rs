@@ -40,6 +40,7 @@ CREATE UNIQUE INDEX executions_id ON executions (id);
 CREATE UNIQUE INDEX executions_nonce ON executions (tenant, nonce);
 CREATE UNIQUE INDEX executions_approval ON executions (tenant, approval_id) WHERE approval_id IS NOT NULL;
 CREATE INDEX executions_unsettled ON executions (seq) WHERE state = 'INTENT' OR state = 'UNKNOWN';
+CREATE INDEX executions_not_executed ON executions (seq) WHERE state = 'NOT_EXECUTED';
 ";
 
 /// From version 1, which knew built-in actions only.
@@ -48,6 +49,7 @@ ALTER TABLE executions ADD COLUMN route TEXT;
 ALTER TABLE executions ADD COLUMN policy TEXT;
 ALTER TABLE executions ADD COLUMN headers TEXT;
 ALTER TABLE executions ADD COLUMN settled_by TEXT;
+CREATE INDEX executions_not_executed ON executions (seq) WHERE state = 'NOT_EXECUTED';
 UPDATE executions SET status = NULL WHERE state = 'DONE';
 ";
 
@@ -62,19 +64,21 @@ pub(super) const LOOK_UP: &str = "
 SELECT id, action, action_hash, state, status, receipt, result, headers FROM executions
 WHERE tenant = ?1 AND nonce = ?2";
 
-/// The compare-and-set: nobody settles what another settled. The payload goes when it is no longer needed.
+pub(super) const BY_ID: &str = "
+SELECT id, action, action_hash, state, status, receipt, result, headers FROM executions WHERE id = ?1";
+
+/// The compare-and-set: nobody settles what another settled. The payload goes when it is no longer needed. Without
+/// RETURNING, for which SQLite builds a temporary table each time.
 pub(super) const SETTLE: &str = "
 UPDATE executions SET state = ?3, settled_at = ?4, status = ?5, receipt = ?6, result = ?7, headers = ?8,
                       payload = CASE ?3 WHEN 'UNKNOWN' THEN payload END
-WHERE id = ?1 AND claim_token = ?2 AND (state = 'INTENT' OR (state = 'UNKNOWN' AND ?3 <> 'UNKNOWN'))
-RETURNING id, action, action_hash, state, status, receipt, result, headers";
+WHERE seq = ?1 AND claim_token = ?2 AND (state = 'INTENT' OR (state = 'UNKNOWN' AND ?3 <> 'UNKNOWN'))";
 
 /// As `SETTLE`, for whoever has no claim.
 pub(super) const RESOLVE: &str = "
 UPDATE executions SET state = ?3, settled_at = ?4, status = ?5, receipt = ?6, result = ?7, headers = ?8,
                       payload = NULL, settled_by = ?2
-WHERE id = ?1 AND state = 'UNKNOWN' AND ?3 <> 'UNKNOWN'
-RETURNING id, action, action_hash, state, status, receipt, result, headers";
+WHERE id = ?1 AND state = 'UNKNOWN' AND ?3 <> 'UNKNOWN'";
 
 /// The columns of [`row::record`](super::row::record).
 macro_rules! record {
@@ -99,11 +103,19 @@ pub(super) const LIST: &str = record!(
      ORDER BY seq DESC LIMIT ?2"
 );
 
-pub(super) const LIST_DONE_OR_NOT: &str = record!(
+pub(super) const LIST_DONE: &str = record!(
     "NULL",
     "''",
     "WHERE seq < COALESCE((SELECT seq FROM executions WHERE id = ?1), 9223372036854775807) AND state = ?3 \
      ORDER BY seq DESC LIMIT ?2"
+);
+
+/// Few among many, by their own index.
+pub(super) const LIST_NOT_EXECUTED: &str = record!(
+    "NULL",
+    "''",
+    "WHERE seq < COALESCE((SELECT seq FROM executions WHERE id = ?1), 9223372036854775807) \
+     AND state = 'NOT_EXECUTED' AND state = ?3 ORDER BY seq DESC LIMIT ?2"
 );
 
 /// Finds them by the partial index, however large the table is.
@@ -114,14 +126,16 @@ pub(super) const LIST_UNSETTLED: &str = record!(
      AND (state = 'INTENT' OR state = 'UNKNOWN') AND state = ?3 ORDER BY seq DESC LIMIT ?2"
 );
 
-pub(super) const UNKNOWN: &str = record!(
-    "payload",
-    "''",
-    "WHERE seq > ?1 AND (state = 'INTENT' OR state = 'UNKNOWN') AND state = 'UNKNOWN' ORDER BY seq LIMIT ?2"
-);
+pub(super) const RECOVERABLE: &str = "
+SELECT seq, id FROM executions
+WHERE seq > ?1 AND (state = 'INTENT' OR state = 'UNKNOWN') AND state = 'UNKNOWN' AND policy <> 'operator'
+ORDER BY seq LIMIT ?2";
+
+pub(super) const COUNT_UNKNOWN: &str =
+    "SELECT count(*) FROM executions WHERE (state = 'INTENT' OR state = 'UNKNOWN') AND state = 'UNKNOWN'";
 
 /// Writes without a change: whether it can be written.
 pub(super) const PROBE: &str = "UPDATE meta SET value = value WHERE key = 'ledger_id'";
 
-/// What an earlier process left: whether it happened cannot be known.
-pub(super) const ABANDON: &str = "UPDATE executions SET state = 'UNKNOWN' WHERE state = 'INTENT'";
+/// What an earlier process left: whether it happened cannot be known. It ended at some time before now.
+pub(super) const ABANDON: &str = "UPDATE executions SET state = 'UNKNOWN', settled_at = ?1 WHERE state = 'INTENT'";

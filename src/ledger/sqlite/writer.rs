@@ -288,6 +288,7 @@ struct Statements<'c> {
     look_up: Statement<'c>,
     settle: Statement<'c>,
     resolve: Statement<'c>,
+    by_id: Statement<'c>,
     probe: Statement<'c>,
     connection: &'c Connection,
 }
@@ -302,6 +303,7 @@ impl<'c> Statements<'c> {
             look_up: connection.prepare(schema::LOOK_UP)?,
             settle: connection.prepare(schema::SETTLE)?,
             resolve: connection.prepare(schema::RESOLVE)?,
+            by_id: connection.prepare(schema::BY_ID)?,
             probe: connection.prepare(schema::PROBE)?,
             connection,
         })
@@ -341,10 +343,10 @@ impl<'c> Statements<'c> {
         ])?;
         if inserted == 1 {
             *seq = self.connection.last_insert_rowid();
-            let claim = Claim { id: new.id.clone(), token };
             let action_hash = new.action_hash.as_str().to_owned();
-            let execution = Execution { id: new.id, action: new.action, action_hash, state };
-            return Ok(Ok(Claimed::New(claim, Arc::new(execution))));
+            let execution = Arc::new(Execution { id: new.id, action: new.action, action_hash, state });
+            let claim = Claim { intent: execution.clone(), seq: *seq, token };
+            return Ok(Ok(Claimed::New(claim, execution)));
         }
         let known = self.look_up.query_row(params![&*new.tenant, new.nonce], row::execution).optional()?;
         Ok(match known {
@@ -356,7 +358,8 @@ impl<'c> Statements<'c> {
     }
 
     fn record(&mut self, claim: &Claim, outcome: &Outcome) -> rusqlite::Result<Result<Arc<Execution>, LedgerError>> {
-        settle(&mut self.settle, &claim.id, &claim.token, outcome)
+        let settled = settle(&mut self.settle, &claim.seq, &claim.token, outcome)?;
+        Ok(if settled { Ok(claim.settled(outcome)) } else { Err(LedgerError::NotOurs) })
     }
 
     fn resolve(
@@ -365,33 +368,31 @@ impl<'c> Statements<'c> {
         outcome: &Outcome,
         by: &str,
     ) -> rusqlite::Result<Result<Arc<Execution>, LedgerError>> {
-        settle(&mut self.resolve, id, &by, outcome)
+        if !settle(&mut self.resolve, &id, &by, outcome)? {
+            return Ok(Err(LedgerError::NotOurs));
+        }
+        self.by_id.query_row([id], row::execution).map(Arc::new).map(Ok)
     }
 }
 
-/// `who` is the second parameter: the claim's token, or who resolves.
+/// Whether the row was there to be settled; `who` is the claim's token, or who resolves it.
 fn settle(
     statement: &mut Statement<'_>,
-    id: &str,
+    which: &dyn ToSql,
     who: &dyn ToSql,
     outcome: &Outcome,
-) -> rusqlite::Result<Result<Arc<Execution>, LedgerError>> {
+) -> rusqlite::Result<bool> {
     let columns = row::columns(outcome);
     let settled_at = timestamp::print(Utc::now());
-    let settled = statement
-        .query_row(
-            params![
-                id,
-                who,
-                outcome.as_str(),
-                settled_at,
-                columns.status,
-                columns.receipt,
-                columns.result,
-                columns.headers
-            ],
-            row::execution,
-        )
-        .optional()?;
-    Ok(settled.map(Arc::new).ok_or(LedgerError::NotOurs))
+    let settled = statement.execute(params![
+        which,
+        who,
+        outcome.as_str(),
+        settled_at,
+        columns.status,
+        columns.receipt,
+        columns.result,
+        columns.headers
+    ])?;
+    Ok(settled == 1)
 }
