@@ -6,11 +6,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::support::Setup;
 
-fn blocks() -> Vec<String> {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+/// The `sh` blocks of a page.
+fn blocks(page: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
     let mut blocks = Vec::new();
     let mut rest = text.as_str();
     while let Some((_, block)) = rest.split_once("```sh\n") {
@@ -19,6 +21,45 @@ fn blocks() -> Vec<String> {
         rest = after;
     }
     blocks
+}
+
+/// A directory of its own that looks like the checkout, since the lines leave files behind.
+fn checkout() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for entry in std::fs::read_dir(root).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name();
+        if name != "examples" && !name.to_string_lossy().contains(".db") {
+            symlink(entry.path(), directory.path().join(name)).unwrap();
+        }
+    }
+    let copied = Command::new("cp").arg("-r").arg(root.join("examples")).arg(directory.path()).status().unwrap();
+    assert!(copied.success());
+    // What somebody left who tried them out.
+    for left in [
+        "action-service/data",
+        "action-service-rust/data",
+        "action-service/token.txt",
+        "tool-loop/clawshield.key",
+        "tool-loop/conversation.json",
+    ] {
+        let path = directory.path().join("examples").join(left);
+        let _ = std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path));
+    }
+    directory
+}
+
+/// One script, in the shell that a person would type it into; what each block printed.
+fn type_in(directory: &Path, blocks: &[String]) -> Vec<String> {
+    // Whatever happens, nothing stays behind on the ports.
+    let begin = "set -eo pipefail -m\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n";
+    let script = format!("{begin}{}", blocks.join("\necho; echo ---\n"));
+    let output = Command::new("bash").args(["-c", &script]).current_dir(directory).output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}\n{errors}");
+    printed.split("\n---\n").map(|block| block.trim().to_owned()).collect()
 }
 
 /// Ends the whole group: `make`, and what it started.
@@ -33,15 +74,8 @@ impl Drop for Terminal {
 
 #[test]
 fn the_lines_of_the_readme_do_what_it_says() {
-    // A directory of its own that looks like the checkout, since the lines leave files behind.
-    let directory = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(env!("CARGO_MANIFEST_DIR")).unwrap() {
-        let entry = entry.unwrap();
-        if !entry.file_name().to_string_lossy().contains(".db") {
-            symlink(entry.path(), directory.path().join(entry.file_name())).unwrap();
-        }
-    }
-    let blocks = blocks();
+    let directory = checkout();
+    let blocks = blocks("README.md");
     let (first, others) = blocks.split_first().unwrap();
     assert_eq!(first, "make run\n");
     let mut first = Command::new("bash");
@@ -62,14 +96,10 @@ fn the_lines_of_the_readme_do_what_it_says() {
         assert!(Instant::now() < deadline, "make run does not serve");
         std::thread::sleep(Duration::from_millis(200));
     }
-    // One script, in the shell that a person would type it into; a marker behind each block.
-    let script = format!("set -eo pipefail -m\n{}", others.join("\necho; echo ---\n"));
-    let output = Command::new("bash").args(["-c", &script]).current_dir(directory.path()).output().unwrap();
-    let printed = String::from_utf8(output.stdout).unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{printed}\n{errors}");
-    let printed: Vec<&str> = printed.split("\n---\n").map(str::trim).collect();
-    let [executed, replayed, started, added, forged, explained, receipt, _killed] = printed[..] else {
+    let printed = type_in(directory.path(), others);
+    let printed: Vec<&str> = printed.iter().map(String::as_str).collect();
+    let [executed, replayed, started, added, forged, explained, receipt, _killed, ref forwarded @ ..] = printed[..]
+    else {
         panic!("{printed:?}");
     };
     let executed: Value = serde_json::from_str(executed).unwrap();
@@ -89,6 +119,31 @@ fn the_lines_of_the_readme_do_what_it_says() {
     assert!(explained.contains("NO   the action hash is this request's"), "{explained}");
     assert!(explained.contains("yes  the signature is authentic"), "{explained}");
     assert_eq!(receipt, "valid: this is the result of that execution");
+    let forwarded = forwarded.join("\n");
+    let sent = forwarded.lines().find(|line| line.starts_with("{\"id\"")).expect("the forwarded action is answered");
+    let sent: Value = serde_json::from_str(sent).unwrap();
+    assert_eq!((&sent["action"], sent["result"]["message_id"].is_string()), (&"mail.send".into(), true));
+    let outbox: Vec<&str> = forwarded.lines().filter(|line| line.contains("Your invoice")).collect();
+    assert_eq!(outbox.len(), 1, "sent once: {forwarded}");
+    drop(terminal);
+    // In the same place: what is built is built.
+    the_lines_of_the_examples(directory.path());
+}
+
+fn the_lines_of_the_examples(directory: &Path) {
+    let printed = type_in(directory, &blocks("examples/README.md"));
+    let all = printed.join("\n");
+    let block =
+        |words: &str| printed.iter().find(|block| block.contains(words)).unwrap_or_else(|| panic!("{words}: {all}"));
+    let mails = block("openexec-replayed: true").to_lowercase();
+    assert!(mails.contains("http/1.1 202") && mails.contains("openexec-replayed: false"), "{mails}");
+    assert_eq!(mails.lines().filter(|line| line.contains("it is paid.")).count(), 1, "one mail left: {mails}");
+    assert!(block("invalid_payload").contains("/amount"));
+    assert!(block("action-service-rust/data").contains("message_id"));
+    let conversation = block("(checked)");
+    for words in ["proposes mail.send", "signs, approval", "executed it, status 202", "The receipt is"] {
+        assert!(conversation.contains(words), "{words}: {conversation}");
+    }
 }
 
 #[test]
