@@ -5,7 +5,7 @@
 PACKAGES := cmake gcc libc6-dev make python3 curl util-linux mount procps
 COMMANDS := cmake cc make python3 curl unshare mount kill
 
-.PHONY: run test lint bench setup
+.PHONY: run test lint bench evidence setup
 
 run: setup
 	cargo build --release
@@ -21,6 +21,11 @@ lint:
 bench: setup
 	cargo bench -p openexec-protocol
 	cargo bench -p openexec --bench gate
+
+# The figures of docs/evidence.md: about an hour.
+evidence: setup
+	OPENEXEC_TEST_KILL_CYCLES=1000 cargo test -p openexec --test it -- kill:: crash:: --nocapture
+	$(MAKE) bench
 
 setup:
 	@command -v cargo >/dev/null || { echo "Rust is missing: see https://rustup.rs"; exit 1; }

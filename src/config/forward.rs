@@ -46,10 +46,11 @@ impl Check {
         let has_tls = typed.tls.is_some();
         let tls_typed = typed.tls.unwrap_or_default();
         let mut addresses = Vec::new();
-        for address in &typed.addresses {
+        for (index, address) in typed.addresses.iter().enumerate() {
             match Origin::parse(address, tls_typed.server_name.as_deref()) {
                 Ok(origin) => addresses.push(origin),
-                Err(problem) => self.problem(format!("{member}.addresses: {address:?} {problem}")),
+                // Not repeated: it may hold a password.
+                Err(problem) => self.problem(format!("{member}.addresses[{index}] {problem}")),
             }
         }
         if has_tls && addresses.iter().all(|origin| origin.server_name.is_none()) {

@@ -24,7 +24,7 @@ mod recovery;
 mod replay;
 pub mod respond;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -70,8 +70,6 @@ pub struct Gate {
     unknown: Notify,
     /// Unknown outcomes that somebody is settling now: recovery or an operator, not both.
     settling: Mutex<HashSet<String>>,
-    /// Recoveries under way, by action.
-    recovering: Mutex<HashMap<String, Arc<Permits>>>,
 }
 
 /// What came of one request, for the answer, the log and the metrics.
@@ -108,7 +106,6 @@ impl Gate {
             phase,
             unknown: Notify::new(),
             settling: Mutex::default(),
-            recovering: Mutex::default(),
         })
     }
 
@@ -406,13 +403,6 @@ impl Gate {
             LedgerError::NotOurs => ResolveError::NotUnknown,
             error => ResolveError::Ledger(error),
         })
-    }
-
-    /// One of the recoveries that an action may have at once.
-    fn recovering(&self, action: &str, at_once: usize) -> Option<Permit> {
-        let mut recovering = self.recovering.lock();
-        let permits = recovering.entry(action.to_owned()).or_insert_with(|| Permits::new(at_once));
-        permits.take()
     }
 
     /// Keeps everybody else from settling this one: what an operator says must not be overtaken by a recovery's

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Gate, record};
@@ -30,6 +30,7 @@ const AT_ONCE_OF_ONE: usize = 4;
 
 /// When an execution is looked at next.
 struct Plan {
+    action: Arc<str>,
     due: Instant,
     pause: Duration,
 }
@@ -39,96 +40,103 @@ enum Next {
     /// Not ours any more; seen again at each look, and left alone.
     Never,
     Later,
-    /// Too many of its action are under way.
-    Soon,
 }
 
 /// What is known between two looks.
 #[derive(Default)]
 struct Recovery {
     plans: HashMap<String, Plan>,
-    running: JoinSet<(String, Next)>,
-    running_ids: HashSet<String>,
+    attempts: JoinSet<Next>,
+    /// Whose attempts they are.
+    running: HashMap<task::Id, String>,
 }
 
 /// Runs for as long as the server executes anything.
 pub(super) async fn run(gate: Arc<Gate>) {
     let mut recovery = Recovery::default();
+    let (mut looked, mut next_look) = (Instant::now(), Instant::now());
     loop {
         let Some(ledger) = gate.ledger().cloned() else {
             sleep(SHORTEST_SCAN).await;
             continue;
         };
-        if let Err(error) = recovery.look_through(&gate, &ledger).await {
-            tracing::error!(%error, "unknown outcomes could not be listed");
+        if next_look <= Instant::now() {
+            if let Err(error) = recovery.look_through(&gate, &ledger).await {
+                tracing::error!(%error, "unknown outcomes could not be listed");
+            }
+            looked = Instant::now();
+            next_look = looked + SCAN;
         }
-        sleep(SHORTEST_SCAN).await;
-        let next = recovery.next_due();
+        recovery.start_due(&gate, &ledger);
         tokio::select! {
-            () = sleep_until(next) => {}
-            () = gate.unknown.notified() => {}
-            Some(ended) = recovery.running.join_next() => recovery.note(ended.ok()),
-        }
-        while let Some(ended) = recovery.running.try_join_next() {
-            recovery.note(ended.ok());
+            () = sleep_until(next_look.min(recovery.next_due())) => {}
+            () = gate.unknown.notified() => next_look = next_look.min(looked + SHORTEST_SCAN),
+            Some(ended) = recovery.attempts.join_next_with_id(), if !recovery.attempts.is_empty() => match ended {
+                Ok((attempt, next)) => recovery.note(attempt, next),
+                // A panic: it is due again after its pause.
+                Err(error) => recovery.note(error.id(), Next::Later),
+            },
         }
     }
 }
 
 impl Recovery {
-    fn next_due(&self) -> Instant {
-        let scan = Instant::now() + SCAN;
-        let waiting = self.plans.iter().filter(|(id, _)| !self.running_ids.contains(*id));
-        waiting.map(|(_, plan)| plan.due).min().map_or(scan, |due| due.min(scan))
-    }
-
-    async fn look_through(&mut self, gate: &Arc<Gate>, ledger: &Arc<dyn Ledger>) -> Result<(), LedgerError> {
+    async fn look_through(&mut self, gate: &Gate, ledger: &Arc<dyn Ledger>) -> Result<(), LedgerError> {
         gate.metrics.unknown_executions(ledger.count_unknown().await?);
-        let mut seen = HashSet::new();
+        let mut seen = HashMap::new();
         let mut after = 0;
         loop {
             let page = ledger.recoverable(after, PAGE).await?;
-            let Some((last, _)) = page.last() else { break };
-            after = *last;
-            seen.extend(page.into_iter().map(|(_, id)| id));
+            let Some(last) = page.last() else { break };
+            after = last.seq;
+            seen.extend(page.into_iter().map(|found| (found.id, found.action)));
         }
-        self.plans.retain(|id, _| seen.contains(id));
-        for id in seen {
-            self.plans.entry(id).or_insert_with(|| Plan { due: Instant::now() + FIRST_PAUSE, pause: FIRST_PAUSE });
-        }
-        let now = Instant::now();
-        for (id, plan) in &mut self.plans {
-            if plan.due > now || self.running.len() >= AT_ONCE || !self.running_ids.insert(id.clone()) {
-                continue;
-            }
-            // Whatever becomes of the attempt, a panic included: the next one is not at once.
-            plan.pause = (plan.pause * 2).min(LONGEST_PAUSE);
-            plan.due = now + plan.pause;
-            let (gate, ledger, id) = (gate.clone(), ledger.clone(), id.clone());
-            self.running.spawn(async move {
-                let next = attempt(&gate, &*ledger, &id).await;
-                (id, next)
-            });
+        self.plans.retain(|id, _| seen.contains_key(id));
+        for (id, action) in seen {
+            let due = Instant::now() + FIRST_PAUSE;
+            self.plans.entry(id).or_insert_with(|| Plan { action: action.into(), due, pause: FIRST_PAUSE });
         }
         Ok(())
     }
 
-    fn note(&mut self, ended: Option<(String, Next)>) {
-        let Some((id, next)) = ended else {
-            // A panic says nothing of whose it was; all that ended are looked at again when they are due.
-            self.running_ids.clear();
-            return;
-        };
-        self.running_ids.remove(&id);
-        let Some(plan) = self.plans.get_mut(&id) else { return };
-        match next {
-            Next::Later => plan.due = Instant::now() + plan.pause,
-            Next::Soon => {
-                plan.pause /= 2;
-                plan.due = Instant::now() + FIRST_PAUSE;
-            }
-            Next::Never => plan.due = Instant::now() + Duration::from_secs(365 * 86_400),
+    /// Whether another attempt of this action may begin.
+    fn has_room(&self, action: &str) -> bool {
+        let of_one = self.running.values().filter(|id| self.plans.get(*id).is_some_and(|plan| &*plan.action == action));
+        self.running.len() < AT_ONCE && of_one.count() < AT_ONCE_OF_ONE
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = (&String, &Plan)> {
+        let running: HashSet<&String> = self.running.values().collect();
+        self.plans.iter().filter(move |(id, plan)| !running.contains(id) && self.has_room(&plan.action))
+    }
+
+    /// Of those that could begin if they were due; the others begin when an attempt ends.
+    fn next_due(&self) -> Instant {
+        let latest = Instant::now() + SCAN;
+        self.waiting().map(|(_, plan)| plan.due).min().map_or(latest, |due| due.min(latest))
+    }
+
+    fn first_due(&self) -> Option<String> {
+        let now = Instant::now();
+        self.waiting().find(|(_, plan)| plan.due <= now).map(|(id, _)| id.clone())
+    }
+
+    fn start_due(&mut self, gate: &Arc<Gate>, ledger: &Arc<dyn Ledger>) {
+        while let Some(id) = self.first_due() {
+            let (gate, ledger, of) = (gate.clone(), ledger.clone(), id.clone());
+            let attempt = self.attempts.spawn(async move { attempt(&gate, &*ledger, &of).await });
+            self.running.insert(attempt.id(), id);
         }
+    }
+
+    fn note(&mut self, attempt: task::Id, next: Next) {
+        let Some(plan) = self.running.remove(&attempt).and_then(|id| self.plans.get_mut(&id)) else { return };
+        plan.pause = (plan.pause * 2).min(LONGEST_PAUSE);
+        plan.due = Instant::now()
+            + match next {
+                Next::Later => plan.pause,
+                Next::Never => Duration::from_secs(365 * 86_400),
+            };
     }
 }
 
@@ -140,7 +148,6 @@ async fn attempt(gate: &Gate, ledger: &dyn Ledger, id: &str) -> Next {
         Ok(_) => return Next::Never,
         Err(_) => return Next::Later,
     };
-    let Some(_one_of_few) = gate.recovering(&found.execution.action, AT_ONCE_OF_ONE) else { return Next::Soon };
     let recovered = match gate.registry.get(&found.execution.action) {
         Some(Handler::Effect(effect)) => effect.recover(&found).await,
         _ => Recovered::Operator,

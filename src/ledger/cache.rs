@@ -7,7 +7,9 @@ use chrono::{DateTime, Utc};
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::{Claim, Claimed, Done, Execution, Filter, Ledger, LedgerError, NewExecution, Outcome, Record, State};
+use super::{
+    Claim, Claimed, Done, Execution, Filter, Ledger, LedgerError, NewExecution, Outcome, Record, Recoverable, State,
+};
 
 /// Bytes that an entry costs beside its texts.
 const ENTRY_OVERHEAD: usize = 256;
@@ -103,7 +105,7 @@ impl<L: Ledger> Ledger for Cached<L> {
         self.ledger.list(filter).await
     }
 
-    async fn recoverable(&self, after: i64, limit: usize) -> Result<Vec<(i64, String)>, LedgerError> {
+    async fn recoverable(&self, after: i64, limit: usize) -> Result<Vec<Recoverable>, LedgerError> {
         self.ledger.recoverable(after, limit).await
     }
 

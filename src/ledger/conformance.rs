@@ -152,9 +152,9 @@ async fn an_unknown_outcome_is_settled_once_by_whoever_knows() {
             ledger.record(claim, &Outcome::Unknown).await.unwrap();
         }
         let recoverable = async |after, limit| ledger.recoverable(after, limit).await.unwrap();
-        let ids = |rows: Vec<(i64, String)>| rows.into_iter().map(|(_, id)| id).collect::<Vec<_>>();
+        let ids = |rows: Vec<Recoverable>| rows.into_iter().map(|row| row.id).collect::<Vec<_>>();
         assert_eq!(ids(recoverable(0, 10).await), ["1", "2", "3"]);
-        let first = recoverable(0, 1).await[0].0;
+        let first = recoverable(0, 1).await[0].seq;
         assert_eq!(ids(recoverable(first, 1).await), ["2"]);
         assert_eq!(ledger.count_unknown().await.unwrap(), 3);
         assert_eq!(resolve("1", Outcome::Unknown).await, Err(LedgerError::NotOurs), "that is no news");

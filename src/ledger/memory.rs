@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::{
     Claim, Claimed, Dispatched, Done, Execution, Filter, Ledger, LedgerError, NewExecution, Outcome, Record,
-    RecoveryPolicy, State,
+    Recoverable, RecoveryPolicy, State,
 };
 
 /// Bytes that a row costs beside its texts.
@@ -82,7 +82,7 @@ impl Ledger for Memory {
         Ok(self.rows.lock().list(filter))
     }
 
-    async fn recoverable(&self, after: i64, limit: usize) -> Result<Vec<(i64, String)>, LedgerError> {
+    async fn recoverable(&self, after: i64, limit: usize) -> Result<Vec<Recoverable>, LedgerError> {
         Ok(self.rows.lock().recoverable(after, limit))
     }
 
@@ -239,12 +239,16 @@ impl Rows {
         found
     }
 
-    fn recoverable(&self, after: i64, limit: usize) -> Vec<(i64, String)> {
+    fn recoverable(&self, after: i64, limit: usize) -> Vec<Recoverable> {
         let is_ours = |at: &usize| {
             let dispatched = self.rows[*at].dispatched.as_ref();
             *at as i64 + 1 > after && dispatched.is_some_and(|d| d.policy != RecoveryPolicy::Operator)
         };
         let found = self.unknown().into_iter().filter(is_ours).take(limit);
-        found.map(|at| (at as i64 + 1, self.rows[at].execution.id.clone())).collect()
+        let described = found.map(|at| {
+            let execution = &self.rows[at].execution;
+            Recoverable { seq: at as i64 + 1, id: execution.id.clone(), action: execution.action.clone() }
+        });
+        described.collect()
     }
 }

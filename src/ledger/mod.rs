@@ -54,9 +54,8 @@ pub trait Ledger: Send + Sync {
     /// Executions, the newest first. Without their payloads and results: those may be large.
     async fn list(&self, filter: &Filter) -> Result<Vec<Record>, LedgerError>;
 
-    /// Executions whose outcome is unknown and whose policy is not an operator's, the oldest first, behind this row:
-    /// rows and ids.
-    async fn recoverable(&self, after: i64, limit: usize) -> Result<Vec<(i64, String)>, LedgerError>;
+    /// Executions whose outcome is unknown and whose policy is not an operator's, the oldest first, behind this row.
+    async fn recoverable(&self, after: i64, limit: usize) -> Result<Vec<Recoverable>, LedgerError>;
 
     /// Executions whose outcome is unknown.
     async fn count_unknown(&self) -> Result<usize, LedgerError>;
@@ -234,6 +233,17 @@ pub struct Record {
     pub settled_by: Option<String>,
     /// What was dispatched, if anything was.
     pub dispatched: Option<Dispatched>,
+}
+
+/// An execution that recovery may find out about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recoverable {
+    /// Its place in the ledger.
+    pub seq: i64,
+    /// Its id.
+    pub id: String,
+    /// The action's name.
+    pub action: String,
 }
 
 /// Which executions, and how many.

@@ -114,6 +114,83 @@ fn everything_that_is_wrong_is_listed_at_once() {
 }
 
 #[test]
+fn what_is_wrong_with_services_is_listed_too() {
+    let file = r#"
+upstreams:
+  "bad name": {addresses: ["http://a:1"]}
+  nowhere: {}
+  forms: {addresses: ["ftp://a", "http://user:hunter2@a"]}
+  plain: {addresses: ["http://127.0.0.1:1"], tls: {ca: /nowhere.pem}}
+  secure: {addresses: ["https://a"], tls: {ca: /nowhere.pem}}
+  good: {addresses: ["http://127.0.0.1:80"]}
+  alias: {addresses: ["http://localhost:80"]}
+actions:
+  ok: {upstream: good, path: /ok}
+  neither: {}
+  both: {builtin: echo, upstream: good}
+  strange: {builtin: shell}
+  pathless: {upstream: good}
+  lost: {upstream: nobody, path: /x}
+  paths: {upstream: good, path: "/a/../b"}
+  method: {upstream: good, path: /x, method: GET}
+  sizes: {upstream: good, path: /x, result: {read_bytes: 1000, kept_bytes: 2000}}
+  fine: {upstream: good, path: /x, not_executed_on: [200]}
+  window: {upstream: good, path: /x, recovery: {idempotent: {window: 1s}}}
+  probe: {upstream: good, path: /x, recovery: {probe: {path: /status}}}
+  headers: {upstream: good, path: /x, headers: {Host: a, OpenExec-Tenant: b, Authorization: {file: /nowhere.txt}}}
+  answers: {upstream: good, path: /x, response_headers: [Transfer-Encoding]}
+  schema: {upstream: good, path: /x, schema: {type: nonsense}}
+  remote: {upstream: good, path: /x, schema: {$ref: "https://example.com/schema.json"}}
+passthrough:
+  - {upstream: alias, methods: [POST], path: /docs}
+  - {upstream: good, methods: [get], path: docs}
+  - {upstream: good, methods: [], path: /docs?x=1}
+"#;
+    let said = text(&run(&mut Setup::demo().file(file).command(&["validate"]), "").stderr);
+    for words in [
+        "upstreams.bad name: a name has",
+        "upstreams.nowhere.addresses must name",
+        "upstreams.forms.addresses[0] must be",
+        "upstreams.forms.addresses[1] must be",
+        "upstreams.plain.tls: no address begins with https://",
+        "upstreams.secure.tls: /nowhere.pem",
+        "actions.neither must have either",
+        "actions.both must have either",
+        "actions.strange.builtin must be one of: echo, add",
+        "actions.pathless.path is missing",
+        r#"actions.lost.upstream: there is no usable upstream "nobody""#,
+        "actions.paths.path must be a path",
+        "actions.method.method must be POST",
+        "actions.sizes.result.kept_bytes must be between 256 and 1000",
+        "actions.fine.not_executed_on: 200",
+        "actions.window.recovery: the window must be longer",
+        "actions.probe.recovery.probe.path must have {key}",
+        "actions.headers.headers.Host is set by OpenExec itself",
+        "actions.headers.headers.OpenExec-Tenant is set by OpenExec itself",
+        "actions.headers.headers.Authorization: /nowhere.txt",
+        r#"actions.answers.response_headers: "Transfer-Encoding""#,
+        "actions.schema.schema:",
+        "actions.remote.schema:",
+        "passthrough[0].methods: actions use this upstream",
+        r#"passthrough[1].methods: "get""#,
+        "passthrough[1].path must be a path",
+        "passthrough[2].methods must name",
+        "passthrough[2].path has no query",
+    ] {
+        assert!(said.contains(words), "{words:?} is not in {said}");
+    }
+    assert!(!said.contains("hunter2"), "{said}");
+    let duplicate = Setup::demo().file("actions:\n  a: {builtin: echo}\n  a: {builtin: add}\n");
+    assert_eq!(run(&mut duplicate.command(&["validate"]), "").status.code(), Some(78));
+    let allowed = Setup::demo().file("actions: {a: {builtin: echo}}\nallowed_actions: [a, b]\n");
+    let output = run(&mut allowed.command(&["validate"]), "");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stderr).contains(r#"the allow-list names "b""#));
+    let weak = Setup::demo().with("OPENEXEC_ADMIN_TOKEN", "short");
+    assert!(text(&run(&mut weak.command(&["validate"]), "").stderr).contains("OPENEXEC_ADMIN_TOKEN must have"));
+}
+
+#[test]
 fn demo_mode_is_not_got_by_accident() {
     let accident = |setup: Setup| {
         let output = run(&mut setup.without("OPENEXEC_MODE").command(&[]), "");

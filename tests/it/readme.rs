@@ -159,3 +159,19 @@ fn the_example_configuration_is_the_default() {
     let clawshield = std::collections::HashMap::from([("OPENEXEC_MODE", "clawshield".to_owned())]);
     assert!(openexec::config::Config::load(Some(&path), &clawshield).is_ok());
 }
+
+/// The part that describes services is an example: without its `# ` it must be one that works.
+#[test]
+fn the_example_of_services_is_accepted() {
+    let example = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/openexec.yaml")).unwrap();
+    let (before, rest) = example.split_once("# --- example: services ---\n").unwrap();
+    let (services, after) = rest.split_once("# --- end of the example ---\n").unwrap();
+    let services: Vec<&str> = services.lines().map(|line| line.strip_prefix("# ").unwrap_or("")).collect();
+    let setup = Setup::demo();
+    let path = setup.directory.path().join("example.yaml");
+    std::fs::write(&path, format!("{before}{}\n{after}", services.join("\n"))).unwrap();
+    let nothing = std::collections::HashMap::<&str, String>::new();
+    let config = openexec::config::Config::load(Some(&path), &nothing).unwrap();
+    assert!(!config.upstreams.is_empty() && !config.actions.is_empty() && !config.passthrough.is_empty());
+    assert_eq!(config.warnings, Vec::<String>::new());
+}

@@ -25,7 +25,8 @@ use self::checkpointer::Checkpointer;
 use self::keeper::Keeper;
 use self::writer::{Job, Progress, Writer};
 use super::{
-    Claim, Claimed, Done, Execution, Filter, Ledger, LedgerError, NewExecution, OnFatal, Outcome, Record, fence,
+    Claim, Claimed, Done, Execution, Filter, Ledger, LedgerError, NewExecution, OnFatal, Outcome, Record, Recoverable,
+    fence,
 };
 use crate::config::ledger::{FencePolicy, SqliteConfig};
 use crate::metrics::Metrics;
@@ -112,6 +113,8 @@ impl OpenFile {
     ) -> Result<Sqlite, OpenError> {
         if self.needs_check() {
             file::quick_check(&self.connection)?;
+            // What a process leaves that is killed: one that is killed again and again would let it grow without end.
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         }
         let (connection, config) = (self.connection, self.config);
         let (last_seq, newest_row) = newest(&connection)?;
@@ -319,10 +322,14 @@ impl Ledger for Sqlite {
         .await
     }
 
-    async fn recoverable(&self, after: i64, limit: usize) -> Result<Vec<(i64, String)>, LedgerError> {
+    async fn recoverable(&self, after: i64, limit: usize) -> Result<Vec<Recoverable>, LedgerError> {
         self.survey(move |reader| {
             let mut recoverable = reader.prepare_cached(schema::RECOVERABLE)?;
-            recoverable.query_map(params![after, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+            recoverable
+                .query_map(params![after, limit as i64], |row| {
+                    Ok(Recoverable { seq: row.get(0)?, id: row.get(1)?, action: row.get(2)? })
+                })?
+                .collect()
         })
         .await
     }

@@ -127,7 +127,7 @@ pub(super) const LIST_UNSETTLED: &str = record!(
 );
 
 pub(super) const RECOVERABLE: &str = "
-SELECT seq, id FROM executions
+SELECT seq, id, action FROM executions
 WHERE seq > ?1 AND (state = 'INTENT' OR state = 'UNKNOWN') AND state = 'UNKNOWN' AND policy <> 'operator'
 ORDER BY seq LIMIT ?2";
 
