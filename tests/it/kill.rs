@@ -149,7 +149,11 @@ actions:
     let left = settle(&gate, &service);
     // Now everybody gets a verdict, and what was returned is what is returned.
     let mut client = Client::connect(gate.address);
-    for sent in seen.sent.clone() {
+    for (at, sent) in seen.sent.clone().into_iter().enumerate() {
+        // A connection has a number of requests.
+        if at % 5_000 == 0 {
+            client = Client::connect(gate.address);
+        }
         let response = client.execute(&sent.body);
         seen.note(&sent, &response);
         if response.status != 200 {

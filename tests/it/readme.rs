@@ -135,7 +135,7 @@ fn the_lines_of_the_examples(directory: &Path) {
     let all = printed.join("\n");
     let block =
         |words: &str| printed.iter().find(|block| block.contains(words)).unwrap_or_else(|| panic!("{words}: {all}"));
-    let mails = block("openexec-replayed: true").to_lowercase();
+    let mails = block("OpenExec-Upstream-Status: 202\r\nContent-Length").to_lowercase();
     assert!(mails.contains("http/1.1 202") && mails.contains("openexec-replayed: false"), "{mails}");
     assert_eq!(mails.lines().filter(|line| line.contains("it is paid.")).count(), 1, "one mail left: {mails}");
     assert!(block("invalid_payload").contains("/amount"));
