@@ -416,6 +416,18 @@ fn a_payload_must_fit_its_schema() {
     assert_eq!(service.seen().len(), 1);
 }
 
+/// An engine that goes back would not end within anybody's lifetime.
+#[test]
+fn a_payload_cannot_make_the_schemas_patterns_slow() {
+    let service = Service::start(script);
+    let schema = ", schema: {type: object, properties: {do: {type: string, pattern: '^(([a-z])+.)+[A-Z]([a-z])+$'}}}";
+    let server = gate(&service, schema);
+    let hostile = request("send", &json!({"do": "a".repeat(5_000)}), "n");
+    server.execute(&hostile).must_be(400, "invalid_payload", "`/do`");
+    server.execute(&request("send", &json!({"do": "abcDef"}), "n")).must_be_executed(false);
+    assert_eq!(service.seen().len(), 1);
+}
+
 #[test]
 fn a_client_that_leaves_changes_nothing() {
     let service = Service::start(script);
