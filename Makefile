@@ -30,7 +30,7 @@ evidence: setup
 setup:
 	@command -v cargo >/dev/null || { echo "Rust is missing: see https://rustup.rs"; exit 1; }
 	@missing=""; for c in $(COMMANDS); do command -v $$c >/dev/null || missing="$$missing $$c"; done; \
-	python3 -c "import json" 2>/dev/null || missing="$$missing python3"; \
+	python3 -c "import json, sqlite3" 2>/dev/null || missing="$$missing python3"; \
 	[ -z "$$missing" ] && exit 0; \
 	echo "missing:$$missing; installing $(PACKAGES)"; \
 	if [ "$$(id -u)" = 0 ]; then as_root=""; elif command -v sudo >/dev/null; then as_root="sudo"; else as_root="no"; fi; \
