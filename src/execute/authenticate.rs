@@ -38,6 +38,11 @@ impl Authenticator {
         self.verifier.as_ref()?.as_ref().err().copied()
     }
 
+    /// Whether executions of this tenant are this server's, and it is configured to make any.
+    pub(super) fn acts_for(&self, tenant: &str) -> bool {
+        self.missing().is_none() && *self.tenant == *tenant
+    }
+
     pub(super) fn authenticate(&self, request: &Request) -> Result<Authenticated, Refusal> {
         let tenant = self.tenant.clone();
         let Some(verifier) = &self.verifier else {

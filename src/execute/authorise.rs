@@ -16,6 +16,13 @@ pub(super) struct Policy {
     pub(super) clock_skew: TimeDelta,
 }
 
+impl Policy {
+    /// Whether the action is on the allow-list.
+    pub(super) fn allows(&self, action: &str) -> bool {
+        self.allowed.as_ref().is_none_or(|allowed| allowed.contains(action))
+    }
+}
+
 /// Proof that this request may be executed, once, if nobody used its approval yet.
 pub(super) struct Approved<'r> {
     authenticated: &'r Authenticated,
@@ -38,7 +45,7 @@ pub(super) fn authorise<'r>(
             ));
         }
     }
-    if policy.allowed.as_ref().is_some_and(|allowed| !allowed.contains(request.action())) {
+    if !policy.allows(request.action()) {
         let detail = format!("Action '{}' is not in the execution allow-list", request.action());
         return Err(Refusal::new(Code::ActionNotAllowed, detail));
     }

@@ -110,13 +110,13 @@ impl Passthrough {
 
 /// Both ways; the status that was passed on, and whether the request was read to its end.
 async fn exchange(session: &mut ServerSession, passed: &Passed<'_>) -> Result<(u16, bool), Failure> {
-    let connection = passed.upstream.connect().await.map_err(|_| Failure::Refused(unreachable()))?;
-    let watch = connection.watch();
     let has_body = !session.is_body_empty();
     if has_body && matches!(session.req_header().method, Method::GET | Method::HEAD) {
         // It would mean nothing (RFC 9110, section 9.3.1), and two servers could see two requests.
         return Err(Failure::Refused(Refusal::new(Code::BadHttp, "Bad HTTP framing: a body has no meaning here")));
     }
+    let connection = passed.upstream.connect().await.map_err(|_| Failure::Refused(unreachable()))?;
+    let watch = connection.watch();
     let (pieces, body) = if has_body {
         let (pieces, received) = mpsc::channel(1);
         (Some(pieces), stream_body(received))

@@ -148,8 +148,11 @@ async fn attempt(gate: &Gate, ledger: &dyn Ledger, id: &str) -> Next {
         Ok(_) => return Next::Never,
         Err(_) => return Next::Later,
     };
+    // What this server would not execute now, it does not execute again: demo mode's and other tenants' rows, and
+    // actions that were taken off the allow-list.
+    let is_ours = gate.authenticator.acts_for(&found.tenant) && gate.policy.allows(&found.execution.action);
     let recovered = match gate.registry.get(&found.execution.action) {
-        Some(Handler::Effect(effect)) => effect.recover(&found).await,
+        Some(Handler::Effect(effect)) if is_ours => effect.recover(&found).await,
         _ => Recovered::Operator,
     };
     let policy = found.dispatched.as_ref().map_or("", |dispatched| dispatched.policy.as_str());

@@ -91,8 +91,7 @@ pub async fn answer(session: &mut ServerSession, answer: Answer) {
     if let Some(status) = &upstream_status {
         headers.push(("OpenExec-Upstream-Status", status));
     }
-    headers.extend(answer.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    send(session, answer.status, &headers, answer.body).await;
+    write(session, answer.status, &headers, &answer.headers, answer.body, false).await;
 }
 
 /// Sends a refusal. The connection stays usable unless the request on it was not read to its end.
@@ -116,7 +115,7 @@ pub async fn refusal(session: &mut ServerSession, refusal: &Refusal) {
 
 /// Sends a refusal where the header could not be read.
 pub async fn to_unread(session: &mut ServerSession, refusal: &Refusal) {
-    write(session, refusal.status, &[("Content-Type", PROBLEM)], problem(refusal).into(), false).await;
+    write(session, refusal.status, &[("Content-Type", PROBLEM)], &[], problem(refusal).into(), false).await;
 }
 
 /// Another method than these.
@@ -132,15 +131,26 @@ pub async fn document(session: &mut ServerSession, status: u16, content_type: &s
 const PROBLEM: &str = "application/problem+json";
 
 /// A client that is gone, or does not read, gets nothing: what was decided is decided all the same.
-async fn send(session: &mut ServerSession, status: u16, headers: &[(&str, &str)], body: Bytes) {
+async fn send(session: &mut ServerSession, status: u16, headers: &[(&'static str, &str)], body: Bytes) {
     let to_head = session.req_header().method == Method::HEAD;
-    write(session, status, headers, body, to_head).await;
+    write(session, status, headers, &[], body, to_head).await;
 }
 
-async fn write(session: &mut ServerSession, status: u16, headers: &[(&str, &str)], body: Bytes, to_head: bool) {
+/// `headers` are ours; `passed_on` are an upstream's, which the configuration names.
+async fn write(
+    session: &mut ServerSession,
+    status: u16,
+    headers: &[(&'static str, &str)],
+    passed_on: &[(String, String)],
+    body: Bytes,
+    to_head: bool,
+) {
     let header = ResponseHeader::build(status, Some(headers.len() + 4)).and_then(|mut header| {
         for (name, value) in headers {
-            header.append_header((*name).to_owned(), *value)?;
+            header.insert_header(*name, *value)?;
+        }
+        for (name, value) in passed_on {
+            header.append_header(name.clone(), value)?;
         }
         header.insert_header("Content-Length", body.len())?;
         Ok(header)

@@ -92,11 +92,6 @@ impl Connection {
         self.lease.0.authority()
     }
 
-    /// The address, for the log.
-    pub fn address(&self) -> impl std::fmt::Display + '_ {
-        &self.lease.0.address
-    }
-
     /// Sends the request, once, and reads the response's header.
     ///
     /// # Errors

@@ -235,6 +235,36 @@ fn what_was_dispatched_under_another_policy_is_an_operators() {
     }
 }
 
+/// What would not be executed now is not executed again: demo mode approved everything, and an allow-list may shrink.
+#[test]
+fn what_this_server_would_not_execute_it_does_not_send_again() {
+    type Change = fn(Setup) -> Setup;
+    let changes: [Change; 3] = [
+        |setup| setup.with("OPENEXEC_ALLOWED_ACTIONS", "echo"),
+        |setup| {
+            let setup = setup.with("OPENEXEC_MODE", "clawshield").with("CLAWSHIELD_TENANT_ID", "tenant-001");
+            setup.with("CLAWSHIELD_SECRET_KEY", crate::support::SECRET)
+        },
+        // Not configured: a server that refuses everything.
+        |setup| setup.with("OPENEXEC_MODE", "clawshield"),
+    ];
+    for change in changes {
+        let service = Service::start(|_, _| After::Close);
+        let setup = with_tokens(Setup::demo()).file(&config(service.address, ", recovery: {idempotent: {}}"));
+        let server = setup.start();
+        server.execute(&request("send", &json!({}), "n")).must_be(504, "outcome_unknown", "");
+        server.stop();
+        let before = service.seen().len();
+        let server = change(setup).start();
+        let deadline = Instant::now() + PATIENCE;
+        while server.metric(r#"openexec_recoveries_total{result="operator"}"#) == 0.0 {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(service.seen().len(), before, "not sent again");
+    }
+}
+
 /// While a recovery may be having its effect, nobody can say that there is none.
 #[test]
 fn an_operator_does_not_decide_while_a_recovery_is_under_way() {
