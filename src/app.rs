@@ -17,14 +17,16 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::Admin;
+use crate::admin::AdminTokens;
 use crate::clock::Clock;
 use crate::config::action::ActionConfig;
 use crate::config::upstream::UpstreamConfig;
-use crate::config::{Config, Mode};
-use crate::execute::Gate;
+use crate::config::{Config, Limits, Mode};
+use crate::current::Current;
 use crate::execute::dispatch::builtin;
 use crate::execute::dispatch::upstream::Forwarded;
 use crate::execute::front::Front;
+use crate::execute::{Gate, Rules};
 use crate::ledger::{self, Opening};
 use crate::listen::{Connections, Permits, Service};
 use crate::metrics::Metrics;
@@ -88,6 +90,11 @@ impl StartError {
     }
 }
 
+/// A configuration that cannot take the place of the one in use.
+#[derive(Debug, thiserror::Error)]
+#[error("{} cannot change while the server runs: restart it", .0.join(", "))]
+pub struct NeedsRestart(pub Vec<&'static str>);
+
 /// A server that serves.
 pub struct Running {
     /// Where it listens.
@@ -100,8 +107,22 @@ pub struct Running {
     services: Vec<JoinHandle<()>>,
     recovery: JoinHandle<()>,
     serving: Arc<Permits>,
-    ledger_failed: oneshot::Receiver<StartError>,
+    /// `None`: it can fail no more.
+    ledger_failed: Option<oneshot::Receiver<StartError>>,
     shutdown: crate::config::Shutdown,
+    replaceable: Replaceable,
+}
+
+/// What a reload replaces, and what it needs for that.
+struct Replaceable {
+    fixed: [(&'static str, String); 4],
+    registry: Registry,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    limits: Arc<Current<Limits>>,
+    tokens: Arc<Current<AdminTokens>>,
+    connections: Arc<Permits>,
+    memory: Arc<Permits>,
 }
 
 /// Starts everything that can be started at once. A ledger that was not closed cleanly is checked in the background,
@@ -117,33 +138,42 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     if matches!(config.mode, Mode::Demo { by_name: false }) && opening.served_clawshield()? {
         return Err(StartError::AccidentalDemo);
     }
-    let upstreams = start_upstreams(&config, &metrics);
-    let registry = register(registry, &config, &upstreams, &clock);
-    let gate = Gate::new(&config, registry, clock, metrics.clone(), phase.clone());
+    let gate = Gate::new(rules(&config, &registry, &clock, &metrics), clock.clone(), metrics.clone(), phase.clone());
     let (listen, socket) = bind(config.listen)?;
     let (admin_listen, admin_socket) = bind(config.admin_listen)?;
     let ledger_failed = start_ledger(opening, &config, &gate, &metrics).await?;
     let (close_listeners, _) = watch::channel(false);
-    let front = Front::new(gate.clone(), &config, &upstreams);
+    let replaceable = Replaceable {
+        fixed: config.fixed(),
+        limits: Current::new(config.limits),
+        tokens: Current::new(config.admin_tokens.clone()),
+        connections: Permits::new(connections(&config)),
+        memory: Permits::new(config.limits.buffered_bytes),
+        registry,
+        clock,
+        metrics: metrics.clone(),
+    };
+    let front = Front::new(gate.clone(), replaceable.memory.clone());
     let admin = Admin {
         gate: gate.clone(),
         metrics: metrics.clone(),
-        tokens: config.admin_tokens.clone(),
-        body_time: config.limits.body_time,
+        tokens: replaceable.tokens.clone(),
+        limits: replaceable.limits.clone(),
         memory: Permits::new(ADMIN_BUFFERED_BYTES),
     };
     let serving = Permits::new(usize::MAX);
-    let connections = |max| Shared {
-        limits: config.limits,
-        permits: Permits::new(max),
+    let shared = |permits| Shared {
+        limits: replaceable.limits.clone(),
+        permits,
         serving: serving.clone(),
         metrics: metrics.clone(),
     };
-    let main = connections(config.limits.connections.min(affordable_connections(&config)));
+    let main = shared(replaceable.connections.clone());
     let services = vec![
         serve("main", listen, socket, front, main, &close_listeners),
-        serve("admin", admin_listen, admin_socket, admin, connections(ADMIN_CONNECTIONS), &close_listeners),
+        serve("admin", admin_listen, admin_socket, admin, shared(Permits::new(ADMIN_CONNECTIONS)), &close_listeners),
     ];
+    metrics.configured(true, false);
     tracing::info!(%listen, %admin_listen, mode = config.mode.as_str(), version = crate::VERSION, "serving");
     if let Some(missing) = gate.not_configured() {
         tracing::error!("ClawShield mode without {missing}: every request is refused until it is set");
@@ -158,9 +188,16 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         close_listeners,
         services,
         serving,
-        ledger_failed,
+        ledger_failed: Some(ledger_failed),
         shutdown: config.shutdown,
+        replaceable,
     })
+}
+
+/// What requests are judged by, with upstreams of its own: what a file holds may have changed as well as what is typed.
+fn rules(config: &Config, registry: &Registry, clock: &Arc<dyn Clock>, metrics: &Arc<Metrics>) -> Rules {
+    let upstreams = start_upstreams(config, metrics);
+    Rules::new(config, register(registry.clone(), config, &upstreams, clock), &upstreams, metrics)
 }
 
 fn start_upstreams(config: &Config, metrics: &Metrics) -> HashMap<String, Arc<Upstream>> {
@@ -239,10 +276,15 @@ fn bind(address: SocketAddr) -> Result<(SocketAddr, std::net::TcpListener), Star
 
 /// What the connections of a listener share.
 struct Shared {
-    limits: crate::config::Limits,
+    limits: Arc<Current<Limits>>,
     permits: Arc<Permits>,
     serving: Arc<Permits>,
     metrics: Arc<Metrics>,
+}
+
+/// Clients' connections at once.
+fn connections(config: &Config) -> usize {
+    config.limits.connections.min(affordable_connections(config))
 }
 
 /// Raises the limit on file descriptors as far as it goes, and leaves some for everything else.
@@ -280,10 +322,39 @@ fn serve<S: Service>(
 impl Running {
     /// Ends only when the ledger's check failed.
     pub async fn failure(&mut self) -> StartError {
-        match (&mut self.ledger_failed).await {
-            Ok(error) => error,
-            Err(_) => std::future::pending().await,
+        if let Some(failed) = &mut self.ledger_failed {
+            if let Ok(error) = failed.await {
+                return error;
+            }
+            self.ledger_failed = None;
         }
+        std::future::pending().await
+    }
+
+    /// Puts another configuration in the place of the one in use: all of it, or nothing. Requests that run keep to the
+    /// one that they began with.
+    ///
+    /// # Errors
+    /// What it changes can only be changed by a restart.
+    pub fn reload(&mut self, config: &Config) -> Result<(), NeedsRestart> {
+        let of = &self.replaceable;
+        let changed = of.fixed.iter().zip(config.fixed()).filter(|(old, new)| *old != new);
+        let changed: Vec<_> = changed.map(|((member, _), _)| *member).collect();
+        if !changed.is_empty() {
+            return Err(NeedsRestart(changed));
+        }
+        self.gate.set_rules(rules(config, &of.registry, &of.clock, &of.metrics));
+        of.limits.set(config.limits);
+        of.tokens.set(config.admin_tokens.clone());
+        of.connections.resize(connections(config));
+        of.memory.resize(config.limits.buffered_bytes);
+        self.shutdown = config.shutdown;
+        Ok(())
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.replaceable.metrics
     }
 
     /// Stops so that nothing that was claimed is lost: see [`crate::shutdown`].

@@ -18,11 +18,13 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod clock;
+pub mod current;
 pub mod headers;
 pub mod logging;
 pub mod metrics;
 pub mod path;
 pub mod registry;
+pub mod reload;
 pub mod shutdown;
 pub mod trace;
 

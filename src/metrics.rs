@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use chrono::Utc;
 use openexec_protocol::refusal::Code;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-    exponential_buckets,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, exponential_buckets,
 };
 
 /// What the server counts.
@@ -31,6 +32,10 @@ pub struct Metrics {
     upstream_addresses: IntGaugeVec,
     upstream_unresolved: IntCounterVec,
     passed: IntCounterVec,
+    /// Applied, and refused.
+    reloads: [IntCounter; 2],
+    reload_good: IntGauge,
+    reload_time: Gauge,
 }
 
 /// What an attempt to find out about an unknown outcome came to.
@@ -108,7 +113,29 @@ impl Metrics {
                 &["result"],
             ),
         );
+        let reloads = register(
+            &registry,
+            IntCounterVec::new(
+                Opts::new("openexec_config_reloads_total", "Configurations that were read while running, by result"),
+                &["result"],
+            ),
+        );
         Metrics {
+            reloads: ["applied", "refused"].map(|result| reloads.with_label_values(&[result])),
+            reload_good: register(
+                &registry,
+                IntGauge::new(
+                    "openexec_config_last_reload_successful",
+                    "Whether the configuration that was read last is the one in use",
+                ),
+            ),
+            reload_time: register(
+                &registry,
+                Gauge::new(
+                    "openexec_config_last_reload_success_timestamp_seconds",
+                    "When the configuration in use was read",
+                ),
+            ),
             executed: verdicts.with_label_values(&["executed", ""]),
             replayed: verdicts.with_label_values(&["replayed", ""]),
             refused: Code::all().map(|code| verdicts.with_label_values(&["refused", code.as_str()])).collect(),
@@ -180,6 +207,17 @@ impl Metrics {
         self.ledger_time.observe(timings.ledger.as_secs_f64());
         if !timings.upstream.is_zero() {
             self.upstream_time.observe(timings.upstream.as_secs_f64());
+        }
+    }
+
+    /// A configuration was read: at the start, or while running.
+    pub fn configured(&self, applied: bool, reload: bool) {
+        if reload {
+            self.reloads[usize::from(!applied)].inc();
+        }
+        self.reload_good.set(i64::from(applied));
+        if applied {
+            self.reload_time.set(Utc::now().timestamp_millis() as f64 / 1e3);
         }
     }
 

@@ -39,7 +39,8 @@ impl Admin {
 
     async fn answer(&self, session: &mut ServerSession) -> Result<Value, Refusal> {
         let not_found = || Refusal::new(Code::NotFound, "No such path");
-        if !self.tokens.any() {
+        let tokens = self.tokens.get();
+        if !tokens.any() {
             return Err(not_found());
         }
         let header = session.req_header();
@@ -50,17 +51,17 @@ impl Admin {
         match parts[..] {
             [] | [_] if !is_get => Err(respond::method_not_allowed("GET")),
             [] => {
-                self.tokens.require(Role::Reader, &header.headers)?;
+                tokens.require(Role::Reader, &header.headers)?;
                 self.list(&query).await
             }
             [id] => {
-                self.tokens.require(Role::Reader, &header.headers)?;
+                tokens.require(Role::Reader, &header.headers)?;
                 self.show(id).await
             }
             [_, "resolve"] if header.method != Method::POST => Err(respond::method_not_allowed("POST")),
             [id, "resolve"] => {
-                self.tokens.require(Role::Operator, &header.headers)?;
-                let bounds = Bounds { bytes: RESOLVE_BYTES, time: self.body_time };
+                tokens.require(Role::Operator, &header.headers)?;
+                let bounds = Bounds { bytes: RESOLVE_BYTES, time: self.limits.get().body_time };
                 let body = intake::read(session, bounds, &self.memory).await?;
                 self.resolve(id, &body.bytes).await
             }

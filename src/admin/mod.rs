@@ -6,13 +6,14 @@ mod token;
 pub use token::AdminTokens;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use openexec_protocol::refusal::{Code, Refusal};
 use pingora::http::Method;
 use pingora::protocols::http::ServerSession;
 
+use crate::config::Limits;
+use crate::current::Current;
 use crate::execute::{Gate, respond};
 use crate::listen::{Permits, Service};
 use crate::metrics::Metrics;
@@ -24,9 +25,9 @@ pub struct Admin {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Who may ask for more than probes and metrics.
-    pub tokens: AdminTokens,
+    pub tokens: Arc<Current<AdminTokens>>,
     /// For a body.
-    pub body_time: Duration,
+    pub limits: Arc<Current<Limits>>,
     /// For all bodies.
     pub memory: Arc<Permits>,
 }

@@ -52,6 +52,9 @@ pub const ALL: [&str; 15] = [
     API_KEY,
 ];
 
+/// Those that may also be in a file, which `NAME_FILE` names.
+pub const SECRETS: [&str; 5] = [SECRET_KEY, PUBLIC_KEY, API_KEY, ADMIN_TOKEN, ADMIN_READ_TOKEN];
+
 /// Variables by name, so that tests need no process environment.
 pub trait Environment {
     /// The variable's value; `None` when it is not set.

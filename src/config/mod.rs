@@ -180,6 +180,25 @@ impl Config {
     }
 }
 
+impl Config {
+    /// What another configuration must have in common with this one to take its place while the server runs.
+    pub fn fixed(&self) -> [(&'static str, String); 4] {
+        [
+            ("mode", self.mode.as_str().to_owned()),
+            ("listen", self.listen.to_string()),
+            ("admin.listen", self.admin_listen.to_string()),
+            ("ledger", format!("{:?}", self.ledger)),
+        ]
+    }
+}
+
+/// The files that a configuration is read from: the file itself, secrets, and what it names.
+pub fn files(path: Option<&Path>, environment: &impl Environment) -> Vec<PathBuf> {
+    let named = path.and_then(|path| read(path).ok()).map(|file| file.files()).unwrap_or_default();
+    let secrets = env::SECRETS.iter().filter_map(|name| environment.get(&format!("{name}_FILE"))).map(PathBuf::from);
+    path.map(Path::to_owned).into_iter().chain(secrets).chain(named).collect()
+}
+
 fn read(path: &Path) -> Result<raw::File, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     serde_saphyr::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))

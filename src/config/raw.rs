@@ -29,6 +29,26 @@ pub(super) struct File {
     pub shutdown: Shutdown,
 }
 
+impl File {
+    /// The files that it names.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for tls in self.upstreams.values().filter_map(|upstream| upstream.tls.as_ref()) {
+            files.extend([&tls.ca, &tls.certificate, &tls.key].into_iter().flatten().cloned());
+        }
+        for action in self.actions.iter().flat_map(BTreeMap::values) {
+            if let Some(serde_json::Value::String(schema)) = &action.schema {
+                files.push(PathBuf::from(schema));
+            }
+            files.extend(action.headers.values().filter_map(|header| match header {
+                Header::File(from) => Some(from.file.clone()),
+                Header::Value(_) => None,
+            }));
+        }
+        files
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Admin {

@@ -16,10 +16,9 @@ use crate::ledger::Execution;
 type Key = (Arc<str>, Box<str>);
 
 /// The executions that run now, by tenant and nonce.
+#[derive(Default)]
 pub(super) struct Flights {
     running: Arc<Mutex<HashMap<Key, Arc<Flight>>>>,
-    max_waiters: usize,
-    wait: Duration,
 }
 
 struct Flight {
@@ -57,23 +56,19 @@ pub(super) struct Lead {
 
 pub(super) struct Follower {
     flight: Arc<Flight>,
-    wait: Duration,
 }
 
 impl Flights {
-    pub(super) fn new(max_waiters: usize, wait: Duration) -> Self {
-        Flights { running: Arc::default(), max_waiters, wait }
-    }
-
-    pub(super) fn board(&self, tenant: &Arc<str>, nonce: &str, body: &Bytes) -> Boarding {
+    /// `max_waiters`: how many may follow one.
+    pub(super) fn board(&self, tenant: &Arc<str>, nonce: &str, body: &Bytes, max_waiters: usize) -> Boarding {
         let key = (tenant.clone(), nonce.into());
         let mut running = self.running.lock();
         if let Some(flight) = running.get(&key) {
-            if flight.waiters.fetch_add(1, Ordering::Relaxed) >= self.max_waiters {
+            if flight.waiters.fetch_add(1, Ordering::Relaxed) >= max_waiters {
                 flight.waiters.fetch_sub(1, Ordering::Relaxed);
                 return Boarding::Full;
             }
-            return Boarding::Follow(Follower { flight: flight.clone(), wait: self.wait });
+            return Boarding::Follow(Follower { flight: flight.clone() });
         }
         let flight = Arc::new(Flight {
             body: body.clone(),
@@ -117,9 +112,9 @@ impl Drop for Lead {
 impl Follower {
     /// Waits for the leader. A refusal is shared with requests of the same bytes only: the checks of others were never
     /// made, and they are not made now either, or a crowd could get past the first one's claim.
-    pub(super) async fn verdict(self, body: &Bytes) -> Verdict {
+    pub(super) async fn verdict(self, body: &Bytes, wait: Duration) -> Verdict {
         let landing = self.flight.landing.notified();
-        if self.flight.landed.get().is_none() && timeout(self.wait, landing).await.is_err() {
+        if self.flight.landed.get().is_none() && timeout(wait, landing).await.is_err() {
             return Verdict::Refused(in_flight());
         }
         match self.flight.landed.get() {
@@ -144,32 +139,34 @@ pub(super) fn in_flight() -> Refusal {
 mod tests {
     use super::*;
 
+    const WAIT: Duration = Duration::from_secs(60);
+
     fn board(flights: &Flights, body: &'static str) -> Boarding {
-        flights.board(&"t".into(), "n", &Bytes::from_static(body.as_bytes()))
+        flights.board(&"t".into(), "n", &Bytes::from_static(body.as_bytes()), 2)
     }
 
     #[tokio::test]
     async fn a_refusal_is_shared_by_the_same_bytes_only() {
-        let flights = Flights::new(2, Duration::from_secs(5));
+        let flights = Flights::default();
         let Boarding::Lead(lead) = board(&flights, "a") else { panic!("the first leads") };
         let (Boarding::Follow(same), Boarding::Follow(other)) = (board(&flights, "a"), board(&flights, "b")) else {
             panic!("the others follow")
         };
         assert!(matches!(board(&flights, "a"), Boarding::Full));
         let refusal = lead.refuse(Refusal::new(Code::ApprovalExpired, ""));
-        let Verdict::Refused(shared) = same.verdict(&Bytes::from_static(b"a")).await else { panic!() };
+        let Verdict::Refused(shared) = same.verdict(&Bytes::from_static(b"a"), WAIT).await else { panic!() };
         assert_eq!(shared, refusal);
-        let Verdict::Refused(not_shared) = other.verdict(&Bytes::from_static(b"b")).await else { panic!() };
+        let Verdict::Refused(not_shared) = other.verdict(&Bytes::from_static(b"b"), WAIT).await else { panic!() };
         assert_eq!(not_shared.code, Code::ExecutionInFlight);
         assert!(matches!(board(&flights, "b"), Boarding::Lead(_)), "the flight is over");
     }
 
     #[tokio::test]
     async fn a_lead_that_is_dropped_leaves_nobody_waiting() {
-        let flights = Flights::new(2, Duration::from_secs(60));
+        let flights = Flights::default();
         let Boarding::Lead(lead) = board(&flights, "a") else { panic!("the first leads") };
         let Boarding::Follow(follower) = board(&flights, "a") else { panic!("the second follows") };
-        let waiting = tokio::spawn(async move { follower.verdict(&Bytes::from_static(b"a")).await });
+        let waiting = tokio::spawn(async move { follower.verdict(&Bytes::from_static(b"a"), WAIT).await });
         tokio::task::yield_now().await;
         drop(lead);
         let Verdict::Refused(refusal) = waiting.await.unwrap() else { panic!() };

@@ -1,6 +1,5 @@
 //! The main listener's paths.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -19,13 +18,10 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::intake::{self, Body, Bounds};
-use super::passthrough::Passthrough;
-use super::{Gate, Report, respond};
+use super::{Gate, Report, Rules, respond};
 use crate::VERSION;
-use crate::config::{Config, Limits, Mode};
 use crate::listen::{LINGER_BYTES, LINGER_TIME, Permits, Service};
 use crate::metrics::Metrics;
-use crate::upstream::Upstream;
 
 /// Bytes of an unread body that are thrown away so that its connection can be used again.
 const SMALL: usize = 64 << 10;
@@ -33,32 +29,22 @@ const SMALL: usize = 64 << 10;
 /// Answers the main listener's requests.
 pub struct Front {
     gate: Arc<Gate>,
-    limits: Limits,
-    mode: &'static str,
-    /// Demo mode by default: a web page must not reach it under a name of its own (DNS rebinding).
-    loopback_names_only: bool,
+    /// For all bodies.
     memory: Arc<Permits>,
-    passthrough: Passthrough,
 }
 
 impl Front {
-    /// In front of this gate, and of these services.
-    pub fn new(gate: Arc<Gate>, config: &Config, upstreams: &HashMap<String, Arc<Upstream>>) -> Self {
-        Front {
-            passthrough: Passthrough::new(&config.passthrough, upstreams, gate.metrics.clone()),
-            gate,
-            limits: config.limits,
-            mode: config.mode.as_str(),
-            loopback_names_only: matches!(config.mode, Mode::Demo { by_name: false }),
-            memory: Permits::new(config.limits.buffered_bytes),
-        }
+    /// In front of this gate, with so much memory for bodies.
+    pub fn new(gate: Arc<Gate>, memory: Arc<Permits>) -> Self {
+        Front { gate, memory }
     }
 }
 
 #[async_trait]
 impl Service for Front {
     async fn serve(&self, session: &mut ServerSession) {
-        if self.loopback_names_only && !is_for_loopback(session.req_header()) {
+        let rules = self.gate.rules();
+        if rules.loopback_names_only && !is_for_loopback(session.req_header()) {
             let detail = "The Host is not a loopback name, and demo mode by default answers to no other";
             return self.refuse(session, Refusal::new(Code::MisdirectedHost, detail)).await;
         }
@@ -66,17 +52,17 @@ impl Service for Front {
         let (is_post, is_get) =
             (header.method == Method::POST, header.method == Method::GET || header.method == Method::HEAD);
         match header.uri.path() {
-            "/execute" if is_post => self.execute(session).await,
-            "/receipts/verify" if is_post => self.verify_receipt(session).await,
+            "/execute" if is_post => self.execute(session, rules).await,
+            "/receipts/verify" if is_post => self.verify_receipt(session, &rules).await,
             "/execute" | "/receipts/verify" => self.refuse(session, respond::method_not_allowed("POST")).await,
             "/" if is_get => document(session, 200, identity()).await,
-            "/health" if is_get => document(session, 200, json!({"status": "healthy", "mode": self.mode})).await,
+            "/health" if is_get => document(session, 200, json!({"status": "healthy", "mode": rules.mode})).await,
             "/ready" if is_get => self.ready(session).await,
             "/version" if is_get => document(session, 200, version()).await,
             "/" | "/health" | "/ready" | "/version" => {
                 self.refuse(session, respond::method_not_allowed("GET, HEAD")).await
             }
-            _ => self.pass(session).await,
+            _ => self.pass(session, &rules).await,
         }
     }
 }
@@ -86,11 +72,12 @@ impl Front {
         refuse(session, &self.gate.metrics, refusal).await;
     }
 
-    async fn execute(&self, session: &mut ServerSession) {
-        let Some(body) = self.body(session, self.limits.body_bytes).await else { return };
+    async fn execute(&self, session: &mut ServerSession, rules: Arc<Rules>) {
+        let Some(body) = self.body(session, &rules, rules.limits.body_bytes).await else { return };
         let traceparent = session.req_header().headers.get("traceparent");
         let traceparent = traceparent.and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let report = AssertUnwindSafe(self.gate.execute(body.bytes.clone(), traceparent)).catch_unwind().await;
+        let executed = self.gate.execute(rules, body.bytes.clone(), traceparent);
+        let report = AssertUnwindSafe(executed).catch_unwind().await;
         let Ok(report) = report else {
             let id = Uuid::new_v4();
             tracing::error!(%id, "a request ended in a panic");
@@ -105,12 +92,12 @@ impl Front {
     }
 
     /// Not ours: the service's, if the allow-list says so.
-    async fn pass(&self, session: &mut ServerSession) {
-        let passed = match self.passthrough.find(session.req_header()) {
+    async fn pass(&self, session: &mut ServerSession, rules: &Rules) {
+        let passed = match rules.passthrough.find(session.req_header()) {
             Ok(_) if self.gate.phase.is_draining() => {
                 Err(Refusal::new(Code::ShuttingDown, "The server is stopping").with_retry_after(1))
             }
-            Ok(passed) => self.passthrough.pass(session, passed).await,
+            Ok(passed) => rules.passthrough.pass(session, passed).await,
             Err(refusal) => Err(refusal),
         };
         match passed {
@@ -120,14 +107,14 @@ impl Front {
         }
     }
 
-    async fn verify_receipt(&self, session: &mut ServerSession) {
+    async fn verify_receipt(&self, session: &mut ServerSession, rules: &Rules) {
         #[derive(Deserialize)]
         struct Claim {
             exec_id: String,
             result: String,
             receipt: String,
         }
-        let Some(body) = self.body(session, self.limits.receipt_body_bytes).await else { return };
+        let Some(body) = self.body(session, rules, rules.limits.receipt_body_bytes).await else { return };
         match serde_json::from_slice::<Claim>(&body.bytes) {
             Ok(claim) => {
                 let valid = receipt::verify(&claim.exec_id, &claim.result, &claim.receipt);
@@ -152,8 +139,8 @@ impl Front {
     }
 
     /// The whole body; `None` when the client was told already why not.
-    async fn body(&self, session: &mut ServerSession, bytes: usize) -> Option<Body> {
-        let bounds = Bounds { bytes, time: self.limits.body_time };
+    async fn body(&self, session: &mut ServerSession, rules: &Rules, bytes: usize) -> Option<Body> {
+        let bounds = Bounds { bytes, time: rules.limits.body_time };
         match intake::read(session, bounds, &self.memory).await {
             Ok(body) => Some(body),
             Err(refusal) => {

@@ -23,6 +23,7 @@ mod record;
 mod recovery;
 mod replay;
 pub mod respond;
+mod rules;
 
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
@@ -31,7 +32,6 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use openexec_protocol::canonical;
 use openexec_protocol::receipt::ResultText;
 use openexec_protocol::refusal::{Code, Refusal};
 use openexec_protocol::request::Request;
@@ -40,30 +40,26 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use self::authenticate::Authenticator;
-use self::authorise::Policy;
+pub use self::rules::Rules;
+
 use self::finish::Finish;
 use self::flight::{Boarding, Flights, Lead, Verdict};
 use self::respond::Answer;
 use crate::clock::Clock;
-use crate::config::{Config, OnMismatch};
+use crate::current::Current;
 use crate::ledger::{Claimed, Execution, Ledger, LedgerError, Outcome, State};
 use crate::listen::{Permit, Permits};
 use crate::metrics::{Counted, Metrics, Timings};
-use crate::registry::{Dispatch, Effect, Ended, Handler, Registry};
+use crate::registry::{Dispatch, Effect, Ended, Handler};
 use crate::shutdown::Phase;
 
 /// Everything that a decision depends on.
 pub struct Gate {
-    authenticator: Authenticator,
-    policy: Policy,
-    registry: Registry,
+    rules: Arc<Current<Rules>>,
     clock: Arc<dyn Clock>,
     ledger: OnceLock<Arc<dyn Ledger>>,
     flights: Flights,
     in_flight: Arc<Permits>,
-    on_mismatch: OnMismatch,
-    json: canonical::Limits,
     metrics: Arc<Metrics>,
     phase: Arc<Phase>,
     /// Rings when an outcome is unknown.
@@ -84,29 +80,31 @@ pub struct Report {
 
 impl Gate {
     /// Without a ledger: until [`Gate::set_ledger`] everything authentic is a 503.
-    pub fn new(
-        config: &Config,
-        registry: Registry,
-        clock: Arc<dyn Clock>,
-        metrics: Arc<Metrics>,
-        phase: Arc<Phase>,
-    ) -> Arc<Self> {
-        let allowed: Option<HashSet<String>> = config.allowed_actions.clone();
+    pub fn new(rules: Rules, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, phase: Arc<Phase>) -> Arc<Self> {
         Arc::new(Gate {
-            authenticator: Authenticator::new(&config.mode),
-            policy: Policy { allowed, clock_skew: config.clock_skew },
-            registry,
+            in_flight: Permits::new(rules.limits.in_flight),
+            rules: Current::new(rules),
             clock,
             ledger: OnceLock::new(),
-            flights: Flights::new(config.replay.waiters, config.replay.wait),
-            in_flight: Permits::new(config.limits.in_flight),
-            on_mismatch: config.replay.on_mismatch,
-            json: config.limits.json,
+            flights: Flights::default(),
             metrics,
             phase,
             unknown: Notify::new(),
             settling: Mutex::default(),
         })
+    }
+
+    /// Judges every request that comes from now on by these rules.
+    pub fn set_rules(&self, rules: Rules) {
+        self.in_flight.resize(rules.limits.in_flight);
+        self.rules.set(rules);
+        // What no route or no key allowed before may be found out now.
+        self.unknown.notify_one();
+    }
+
+    /// What requests are judged by now.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.get()
     }
 
     /// Opens the gate.
@@ -127,7 +125,7 @@ impl Gate {
 
     /// The variable without which nothing can be approved.
     pub fn not_configured(&self) -> Option<&'static str> {
-        self.authenticator.missing()
+        self.rules().authenticator.missing()
     }
 
     /// Why this server is of no use now; empty when it is.
@@ -141,13 +139,13 @@ impl Gate {
         [stopping, unconfigured, ledger].into_iter().flatten().collect()
     }
 
-    /// Decides about one body, and executes what it asks for.
+    /// Decides about one body by these rules, and executes what it asks for.
     /// `traceparent` is the client's, as it came.
-    pub async fn execute(self: &Arc<Self>, body: Bytes, traceparent: Option<String>) -> Report {
+    pub async fn execute(self: &Arc<Self>, rules: Arc<Rules>, body: Bytes, traceparent: Option<String>) -> Report {
         let started = Instant::now();
         let mut timings = Timings::default();
         let mut action = None;
-        let outcome = self.decide(body, traceparent, &mut action, &mut timings).await;
+        let outcome = self.decide(rules, body, traceparent, &mut action, &mut timings).await;
         timings.enforcement = started.elapsed().saturating_sub(timings.ledger + timings.upstream);
         match &outcome {
             Ok(answer) if answer.replayed => self.metrics.replayed(),
@@ -159,26 +157,27 @@ impl Gate {
 
     async fn decide(
         self: &Arc<Self>,
+        rules: Arc<Rules>,
         body: Bytes,
         traceparent: Option<String>,
         action: &mut Option<String>,
         timings: &mut Timings,
     ) -> Result<Answer, Refusal> {
-        let request =
-            Request::parse(&body, self.json).map_err(|error| Refusal::new(Code::InvalidRequest, error.to_string()))?;
-        let handler = self.registry.get(request.action());
+        let request = Request::parse(&body, rules.limits.json)
+            .map_err(|error| Refusal::new(Code::InvalidRequest, error.to_string()))?;
+        let handler = rules.registry.get(request.action()).cloned();
         if handler.is_some() {
             *action = Some(request.action().to_owned());
         }
-        let authenticated = match self.authenticator.authenticate(&request) {
+        let authenticated = match rules.authenticator.authenticate(&request) {
             Ok(authenticated) => authenticated,
             Err(_) if handler.is_none() => return Err(dispatch::unknown_action(request.action())),
             Err(refusal) => return Err(refusal),
         };
-        match self.flights.board(authenticated.tenant(), request.nonce(), &body) {
+        match self.flights.board(authenticated.tenant(), request.nonce(), &body, rules.waiters) {
             Boarding::Full => Err(flight::in_flight()),
-            Boarding::Follow(follower) => match follower.verdict(&body).await {
-                Verdict::Stored(execution) => replay::answer(&execution, &request, self.on_mismatch),
+            Boarding::Follow(follower) => match follower.verdict(&body, rules.wait).await {
+                Verdict::Stored(execution) => replay::answer(&execution, &request, rules.on_mismatch),
                 Verdict::Refused(refusal) => Err(refusal),
             },
             Boarding::Lead(lead) => {
@@ -187,10 +186,10 @@ impl Gate {
                     return Err(lead.refuse(refusal));
                 };
                 let counted = (permit, self.metrics.execution());
-                let run = Run { gate: self.clone(), request, authenticated, lead, counted };
+                let run = Run { gate: self.clone(), rules, request, authenticated, lead, counted };
                 let (outcome, spent) = match handler {
-                    Some(Handler::Effect(effect)) => run.detached(effect.clone(), traceparent).await,
-                    Some(Handler::Pure(pure)) => run.pure(*pure).await,
+                    Some(Handler::Effect(effect)) => run.detached(effect, traceparent).await,
+                    Some(Handler::Pure(pure)) => run.pure(pure).await,
                     None => run.unknown().await,
                 };
                 *timings = spent;
@@ -208,6 +207,7 @@ fn internal_error(id: Uuid) -> Refusal {
 /// One execution on its way: it holds the nonce's flight and a permit, and ends whether or not its client listens.
 struct Run {
     gate: Arc<Gate>,
+    rules: Arc<Rules>,
     request: Request,
     authenticated: authenticate::Authenticated,
     lead: Lead,
@@ -327,7 +327,7 @@ impl Run {
         if self.gate.phase.is_draining() {
             return Err(Refusal::new(Code::ShuttingDown, "The server is stopping").with_retry_after(1));
         }
-        authorise::authorise(&self.authenticated, &self.request, &self.gate.policy, self.gate.clock.now(), fence)
+        authorise::authorise(&self.authenticated, &self.request, &self.rules.policy, self.gate.clock.now(), fence)
     }
 
     /// The stored answer of this nonce if there is one, else the refusal.
@@ -341,7 +341,7 @@ impl Run {
         timings.ledger = asked.elapsed();
         match found {
             Ok(Some(execution)) => {
-                let answer = replay::answer(&execution, &self.request, self.gate.on_mismatch);
+                let answer = replay::answer(&execution, &self.request, self.rules.on_mismatch);
                 self.lead.settle(execution);
                 answer
             }
@@ -353,7 +353,7 @@ impl Run {
     fn not_claimed(self, claimed: Result<Claimed, LedgerError>) -> Result<Answer, Refusal> {
         match claimed {
             Ok(Claimed::Known(execution)) => {
-                let answer = replay::answer(&execution, &self.request, self.gate.on_mismatch);
+                let answer = replay::answer(&execution, &self.request, self.rules.on_mismatch);
                 self.lead.settle(execution);
                 answer
             }

@@ -150,8 +150,9 @@ async fn attempt(gate: &Gate, ledger: &dyn Ledger, id: &str) -> Next {
     };
     // What this server would not execute now, it does not execute again: demo mode's and other tenants' rows, and
     // actions that were taken off the allow-list.
-    let is_ours = gate.authenticator.acts_for(&found.tenant) && gate.policy.allows(&found.execution.action);
-    let recovered = match gate.registry.get(&found.execution.action) {
+    let rules = gate.rules();
+    let is_ours = rules.authenticator.acts_for(&found.tenant) && rules.policy.allows(&found.execution.action);
+    let recovered = match rules.registry.get(&found.execution.action) {
         Some(Handler::Effect(effect)) if is_ours => effect.recover(&found).await,
         _ => Recovered::Operator,
     };

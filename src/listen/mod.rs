@@ -22,6 +22,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 
 use crate::config::Limits;
+use crate::current::Current;
 use crate::execute::respond;
 use crate::metrics::Metrics;
 
@@ -37,7 +38,7 @@ pub struct Connections<S> {
     /// What answers.
     pub service: S,
     /// Header, time and number.
-    pub limits: Limits,
+    pub limits: Arc<Current<Limits>>,
     /// Connections at once.
     pub permits: Arc<Permits>,
     /// Requests that are being answered.
@@ -49,7 +50,7 @@ pub struct Connections<S> {
 #[async_trait]
 impl<S: Service> ServerApp for Connections<S> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let connection = Guarded::new(stream, self.limits.write_time);
+        let connection = Guarded::new(stream, self.limits.get().write_time);
         let Some(_permit) = self.permits.take() else {
             let full = Refusal::new(Code::Overloaded, "Too many connections").with_retry_after(1);
             // Without lingering: it would hold one more descriptor than there may be.
@@ -64,8 +65,9 @@ impl<S: Service> ServerApp for Connections<S> {
 
 impl<S: Service> Connections<S> {
     async fn serve_all(&self, mut connection: Guarded, shutdown: &ShutdownWatch) {
-        for served in 1..=self.limits.connection_requests {
-            let extent = match connection.read_head(&self.limits, shutdown).await {
+        for served in 1.. {
+            let limits = self.limits.get();
+            let extent = match connection.read_head(&limits, shutdown).await {
                 Ok(Some(extent)) => extent,
                 Ok(None) => return,
                 Err(refusal) => return self.refuse(connection, &refusal, true).await,
@@ -73,9 +75,9 @@ impl<S: Service> Connections<S> {
             // Counted until the answer is written, so that a stop can wait for it.
             let _serving = self.serving.take();
             let mut session = ServerSession::new_http1(Box::new(connection));
-            session.set_read_timeout(Some(self.limits.body_time));
-            session.set_total_drain_timeout(Some(self.limits.body_time));
-            session.set_keepalive(Some(self.limits.idle_time.as_secs().max(1)));
+            session.set_read_timeout(Some(limits.body_time));
+            session.set_total_drain_timeout(Some(limits.body_time));
+            session.set_keepalive(Some(limits.idle_time.as_secs().max(1)));
             if !matches!(session.read_request().await, Ok(true)) {
                 // A target that passed our own check and is no URI.
                 let refusal = Refusal::new(Code::BadHttp, "Bad HTTP framing: a malformed target");
@@ -85,7 +87,7 @@ impl<S: Service> Connections<S> {
             }
             // Set here, since reading the header sets it too. After a chunked body the connection closes: its framing
             // is the last thing that two servers could read differently.
-            let last = served == self.limits.connection_requests || *shutdown.borrow();
+            let last = served >= limits.connection_requests || *shutdown.borrow();
             if last || extent == Extent::Chunked {
                 session.set_keepalive(None);
             }

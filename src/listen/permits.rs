@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// So many may be taken.
 pub struct Permits {
-    max: usize,
+    max: AtomicUsize,
     taken: AtomicUsize,
 }
 
@@ -18,7 +18,7 @@ pub struct Permit {
 impl Permits {
     /// `max` at once.
     pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Permits { max, taken: AtomicUsize::new(0) })
+        Arc::new(Permits { max: AtomicUsize::new(max), taken: AtomicUsize::new(0) })
     }
 
     /// One, if one is left.
@@ -28,9 +28,15 @@ impl Permits {
 
     /// This many, if as many are left.
     pub fn take_many(self: &Arc<Self>, amount: usize) -> Option<Permit> {
-        let fits = |taken: usize| taken.checked_add(amount).filter(|&sum| sum <= self.max);
+        let max = self.max.load(Ordering::Relaxed);
+        let fits = |taken: usize| taken.checked_add(amount).filter(|&sum| sum <= max);
         self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
         Some(Permit { permits: self.clone(), amount })
+    }
+
+    /// From now on `max` at once. What is taken stays taken.
+    pub fn resize(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     /// How many are taken now.
@@ -71,7 +77,8 @@ mod tests {
         let mut one = one;
         assert!(one.grow(2) && !one.grow(1));
         assert_eq!(permits.taken(), 3);
+        permits.resize(2);
         drop(one);
-        assert!(permits.take_many(3).is_some());
+        assert!(permits.take_many(3).is_none() && permits.take_many(2).is_some());
     }
 }

@@ -14,6 +14,7 @@ mod network;
 mod passthrough;
 mod readme;
 mod recovery;
+mod reload;
 mod replay;
 mod service;
 mod stop;

@@ -1,0 +1,52 @@
+//! What requests are judged by. A reload replaces it as a whole; a request keeps to what it met at its start.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::authenticate::Authenticator;
+use super::authorise::Policy;
+use super::passthrough::Passthrough;
+use crate::config::{Config, Limits, Mode, OnMismatch};
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::upstream::Upstream;
+
+/// Keys, actions, allow-lists and limits, of one configuration.
+pub struct Rules {
+    pub(super) authenticator: Authenticator,
+    pub(super) policy: Policy,
+    pub(super) registry: Registry,
+    pub(super) on_mismatch: OnMismatch,
+    /// How many duplicates wait for the one that runs, and how long.
+    pub(super) waiters: usize,
+    pub(super) wait: Duration,
+    pub(super) limits: Limits,
+    pub(super) mode: &'static str,
+    /// Demo mode by default: a web page must not reach it under a name of its own (DNS rebinding).
+    pub(super) loopback_names_only: bool,
+    pub(super) passthrough: Passthrough,
+}
+
+impl Rules {
+    /// With these actions, and these services behind them.
+    pub fn new(
+        config: &Config,
+        registry: Registry,
+        upstreams: &HashMap<String, Arc<Upstream>>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        Rules {
+            authenticator: Authenticator::new(&config.mode),
+            policy: Policy { allowed: config.allowed_actions.clone(), clock_skew: config.clock_skew },
+            registry,
+            on_mismatch: config.replay.on_mismatch,
+            waiters: config.replay.waiters,
+            wait: config.replay.wait,
+            limits: config.limits,
+            mode: config.mode.as_str(),
+            loopback_names_only: matches!(config.mode, Mode::Demo { by_name: false }),
+            passthrough: Passthrough::new(&config.passthrough, upstreams, metrics.clone()),
+        }
+    }
+}

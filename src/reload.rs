@@ -1,0 +1,87 @@
+//! Notices that the configuration may have changed: SIGHUP, or a file of it that is another one now.
+//!
+//! Files are looked at once a second, by name. Watching them by inotify was rejected: Kubernetes replaces a mounted file
+//! by moving a link two directories above it, editors write a new one beside it, and network file systems tell nobody.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
+
+use crate::config::{self, env::Environment};
+
+/// How often files are looked at. What changes again within that time is not read before it rests.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Watches what a configuration is made of.
+pub struct Watch {
+    path: Option<PathBuf>,
+    hangup: Signal,
+    seen: Vec<Look>,
+}
+
+/// What a look at a file shows: another one, or another content, shows something else.
+#[derive(PartialEq, Eq)]
+enum Look {
+    There { device: u64, inode: u64, bytes: u64, modified: (i64, i64), changed: (i64, i64) },
+    NotThere(io::ErrorKind),
+}
+
+impl Watch {
+    /// From now on. SIGHUP no longer ends the process.
+    ///
+    /// # Errors
+    /// The signal cannot be handled.
+    pub fn start(path: Option<&Path>, environment: &impl Environment) -> io::Result<Self> {
+        let hangup = signal(SignalKind::hangup())?;
+        Ok(Watch { path: path.map(Path::to_owned), hangup, seen: looks(path, environment) })
+    }
+
+    /// Ends when the configuration is to be read again.
+    pub async fn changed(&mut self, environment: &impl Environment) {
+        loop {
+            tokio::select! {
+                Some(()) = self.hangup.recv() => {
+                    self.seen = looks(self.path.as_deref(), environment);
+                    return;
+                }
+                () = sleep(PERIOD) => {}
+            }
+            let mut now = looks(self.path.as_deref(), environment);
+            if now == self.seen {
+                continue;
+            }
+            // Several files may be on their way, or one be half written.
+            loop {
+                sleep(PERIOD).await;
+                let later = looks(self.path.as_deref(), environment);
+                if later == now {
+                    break;
+                }
+                now = later;
+            }
+            self.seen = now;
+            return;
+        }
+    }
+}
+
+fn looks(path: Option<&Path>, environment: &impl Environment) -> Vec<Look> {
+    config::files(path, environment).iter().map(|file| look(file)).collect()
+}
+
+fn look(file: &Path) -> Look {
+    match std::fs::metadata(file) {
+        Ok(found) => Look::There {
+            device: found.dev(),
+            inode: found.ino(),
+            bytes: found.len(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        },
+        Err(error) => Look::NotThere(error.kind()),
+    }
+}
