@@ -4,6 +4,7 @@ mod admin_client;
 mod executions;
 mod input;
 mod mint;
+mod schema;
 mod serve;
 mod validate;
 mod verify;
@@ -49,6 +50,10 @@ enum Command {
     /// Say whether an approval or a receipt is good, and why
     #[command(subcommand)]
     Verify(verify::Verify),
+    /// Print the JSON schema of the configuration file
+    Schema,
+    /// Print what a shell needs to complete commands and options
+    Completions(schema::Completions),
     /// What a running server executed, and settling what it cannot know
     Executions(executions::Executions),
 }
@@ -61,6 +66,8 @@ pub fn run() -> ExitCode {
         Command::Validate => validate::run(config.as_deref()),
         Command::Mint(mint) => mint.run(),
         Command::Verify(verify) => verify.run(config.as_deref()),
+        Command::Schema => schema::run(),
+        Command::Completions(completions) => completions.run(),
         Command::Executions(executions) => executions.run(),
     }
 }

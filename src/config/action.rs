@@ -46,7 +46,7 @@ pub struct Forward {
 }
 
 /// What the body is: canonical bytes, as they were approved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BodyForm {
     /// The payload.

@@ -32,7 +32,7 @@ pub struct SqliteConfig {
 }
 
 /// When approvals of the past stop to count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FencePolicy {
     /// When the anchor shows that the ledger was lost or rolled back.

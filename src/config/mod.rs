@@ -5,7 +5,9 @@ pub mod action;
 pub mod env;
 mod forward;
 pub mod ledger;
+mod locate;
 mod raw;
+pub mod schema;
 pub mod upstream;
 
 pub use raw::OnMismatch;
@@ -24,6 +26,7 @@ use tracing_subscriber::EnvFilter;
 use self::action::{ActionConfig, PassRule};
 use self::env::Environment;
 use self::ledger::{DatabaseUrl, LedgerConfig, SqliteConfig};
+use self::locate::Lines;
 use self::upstream::UpstreamConfig;
 use crate::admin::AdminTokens;
 
@@ -164,9 +167,9 @@ impl Config {
     /// # Errors
     /// Every problem that was found.
     pub fn load(path: Option<&Path>, environment: &impl Environment) -> Result<Self, ConfigError> {
-        let file = match path {
-            None => raw::File::default(),
-            Some(path) => read(path).map_err(|problem| ConfigError(vec![problem]))?,
+        let (file, text) = match path {
+            None => (raw::File::default(), String::new()),
+            Some(path) => read(path)?,
         };
         let mut check = Check { problems: Vec::new(), warnings: Vec::new() };
         let config = check.config(file, environment);
@@ -175,7 +178,7 @@ impl Config {
                 config.warnings = check.warnings;
                 Ok(config)
             }
-            _ => Err(ConfigError(check.problems)),
+            _ => Err(located(check.problems, path, &text)),
         }
     }
 }
@@ -194,14 +197,40 @@ impl Config {
 
 /// The files that a configuration is read from: the file itself, secrets, and what it names.
 pub fn files(path: Option<&Path>, environment: &impl Environment) -> Vec<PathBuf> {
-    let named = path.and_then(|path| read(path).ok()).map(|file| file.files()).unwrap_or_default();
+    let named = path.and_then(|path| read(path).ok()).map(|(file, _)| file.files()).unwrap_or_default();
     let secrets = env::SECRETS.iter().filter_map(|name| environment.get(&format!("{name}_FILE"))).map(PathBuf::from);
     path.map(Path::to_owned).into_iter().chain(secrets).chain(named).collect()
 }
 
-fn read(path: &Path) -> Result<raw::File, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    serde_saphyr::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))
+/// The file, and its text.
+fn read(path: &Path) -> Result<(raw::File, String), ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|e| ConfigError(vec![format!("{}: {e}", path.display())]))?;
+    // Without the piece of the file around it, which the log need not have.
+    let no_yaml = |e: serde_saphyr::Error| {
+        let line = e.location().map_or(0, |location| location.line());
+        ConfigError(vec![format!("{}:{line}: {}", path.display(), e.without_snippet())])
+    };
+    let value: serde_json::Value = serde_saphyr::from_str(&text).map_err(no_yaml)?;
+    if value.is_null() {
+        return Ok((raw::File::default(), text));
+    }
+    // The types stop at the first member that does not fit; the schema, which is made from them, shows all.
+    let misfits = schema::misfits(&value);
+    if !misfits.is_empty() {
+        return Err(located(misfits, Some(path), &text));
+    }
+    Ok((serde_saphyr::from_str(&text).map_err(no_yaml)?, text))
+}
+
+/// Puts the file and the line before each problem with a member of it.
+fn located(problems: Vec<String>, path: Option<&Path>, text: &str) -> ConfigError {
+    let Some(path) = path else { return ConfigError(problems) };
+    let lines = Lines::of(text);
+    let locate = |problem: String| match lines.find(&problem) {
+        Some(line) => format!("{}:{line}: {problem}", path.display()),
+        None => problem,
+    };
+    ConfigError(problems.into_iter().map(locate).collect())
 }
 
 /// Longer than anything that is meant.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::action::BodyForm;
@@ -11,7 +12,7 @@ use super::ledger::FencePolicy;
 use super::upstream::Balance;
 
 /// The whole file. What is absent has its default.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct File {
     pub mode: Option<String>,
@@ -27,6 +28,23 @@ pub(super) struct File {
     pub passthrough: Vec<PassRule>,
     pub limits: Limits,
     pub shutdown: Shutdown,
+}
+
+/// How long, for the schema alone.
+struct Time;
+
+impl JsonSchema for Time {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "How long: 500ms, 30s, 1h 30m",
+            "type": "string",
+            "pattern": "^([0-9]+ *[a-z]+ *)+$"
+        })
+    }
 }
 
 impl File {
@@ -49,13 +67,13 @@ impl File {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Admin {
     pub listen: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Ledger {
     pub url: Option<String>,
@@ -66,24 +84,26 @@ pub(super) struct Ledger {
     pub memory_bytes: Option<usize>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Approval {
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub clock_skew: Option<Duration>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Replay {
     pub on_mismatch: Option<OnMismatch>,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub wait: Option<Duration>,
     pub waiters: Option<usize>,
 }
 
 /// What a known nonce with another payload gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnMismatch {
     /// The first request's answer, as 0.2.0 did. Demo mode only.
@@ -92,24 +112,27 @@ pub enum OnMismatch {
     Reject,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Upstream {
     pub addresses: Vec<String>,
     pub balance: Option<Balance>,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub connect_timeout: Option<Duration>,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub idle_timeout: Option<Duration>,
     pub max_idle: Option<usize>,
     pub reuse: Option<bool>,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub dns_refresh: Option<Duration>,
     pub tls: Option<Tls>,
     pub health: Health,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Tls {
     pub ca: Option<PathBuf>,
@@ -118,34 +141,37 @@ pub(super) struct Tls {
     pub key: Option<PathBuf>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Health {
     pub active: Option<Active>,
     pub passive: Passive,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Active {
     pub path: Option<String>,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub interval: Option<Duration>,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub timeout: Option<Duration>,
     pub healthy: Option<u32>,
     pub unhealthy: Option<u32>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Passive {
     pub failures: Option<u32>,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub eject: Option<Duration>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Action {
     pub builtin: Option<String>,
@@ -154,6 +180,7 @@ pub(super) struct Action {
     pub method: Option<String>,
     pub body: Option<BodyForm>,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub timeout: Option<Duration>,
     pub result: ResultLimits,
     pub recovery: Option<Recovery>,
@@ -164,14 +191,14 @@ pub(super) struct Action {
     pub schema: Option<serde_json::Value>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ResultLimits {
     pub read_bytes: Option<usize>,
     pub kept_bytes: Option<usize>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Recovery {
     Operator,
@@ -179,31 +206,34 @@ pub(super) enum Recovery {
     Probe(Probe),
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Idempotent {
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub window: Option<Duration>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Probe {
     pub path: Option<String>,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub settle: Option<Duration>,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub window: Option<Duration>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub(super) enum Header {
     Value(String),
     File(HeaderFile),
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HeaderFile {
     pub file: PathBuf,
@@ -211,29 +241,34 @@ pub(super) struct HeaderFile {
     pub prefix: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct PassRule {
     pub upstream: String,
     pub methods: Vec<String>,
     pub path: String,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub timeout: Option<Duration>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Limits {
     pub header_bytes: Option<usize>,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub header_time: Option<Duration>,
     pub body_bytes: Option<usize>,
     pub receipt_body_bytes: Option<usize>,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub body_time: Option<Duration>,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub write_time: Option<Duration>,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub idle_time: Option<Duration>,
     pub json_depth: Option<usize>,
     pub json_nodes: Option<usize>,
@@ -243,11 +278,13 @@ pub(super) struct Limits {
     pub buffered_bytes: Option<usize>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Shutdown {
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub delay: Option<Duration>,
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
     pub timeout: Option<Duration>,
 }

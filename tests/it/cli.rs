@@ -80,6 +80,68 @@ fn a_receipt_is_checked_offline() {
     assert_eq!(verify("{}"), Some(2));
 }
 
+/// Unknown members and wrong kinds are found together, each with its line, and without its value.
+#[test]
+fn what_does_not_fit_is_listed_with_its_line() {
+    let file = "mode: demo
+limts: {a: 1}
+limits:
+  body_bytes: \"hunter2\"
+  header_time: 5
+upstreams:
+  mail:
+    addresses: [\"http://a:1\"]
+    bogus: 1
+actions:
+  x: {upstream: mail, path: /x, recovery: {probe: {pat: 1}}, headers: {A: 5}, body: nothing}
+";
+    let setup = Setup::demo().file(file);
+    let output = run(&mut setup.command(&["validate"]), "");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    for problem in [
+        "openexec.yaml:2: limts is unknown",
+        "openexec.yaml:4: limits.body_bytes: value is not",
+        "openexec.yaml:5: limits.header_time is of the wrong kind",
+        "openexec.yaml:9: upstreams.mail.bogus is unknown",
+        "openexec.yaml:11: actions.x.recovery.probe.pat is unknown",
+        "openexec.yaml:11: actions.x.headers.A is of the wrong kind",
+        "openexec.yaml:11: actions.x.body must be one of: payload, request",
+    ] {
+        assert!(said.contains(problem), "{problem:?} is not in {said}");
+    }
+    assert!(!said.contains("hunter2"), "{said}");
+    let meant =
+        Setup::demo().file("limits:\n  body_bytes: 0\n\nallowed_actions: [echo]\nactions:\n  x:\n    path: /\n");
+    let said = text(&run(&mut meant.command(&["validate"]), "").stderr);
+    for problem in ["openexec.yaml:2: limits.body_bytes must be", "openexec.yaml:6: actions.x must have either"] {
+        assert!(said.contains(problem), "{problem:?} is not in {said}");
+    }
+    let empty = Setup::demo().file("# nothing\n");
+    assert_eq!(run(&mut empty.command(&["validate"]), "").status.code(), Some(0));
+}
+
+/// `openexec schema > config/openexec.schema.json` makes it anew.
+#[test]
+fn the_schema_in_the_repository_is_this_programs() {
+    let printed = text(&run(&mut Setup::demo().command(&["schema"]), "").stdout);
+    let kept = include_str!("../../config/openexec.schema.json");
+    assert!(printed == kept, "make it anew: cargo run -- schema > config/openexec.schema.json");
+    let schema: Value = serde_json::from_str(kept).unwrap();
+    let accepts = |file: Value| jsonschema::validator_for(&schema).unwrap().is_valid(&file);
+    assert!(accepts(json!({"limits": {"body_time": "1h 30m"}, "replay": {"on_mismatch": "reject"}})));
+    assert!(!accepts(json!({"limits": {"body_tme": "1s"}})) && !accepts(json!({"replay": {"on_mismatch": "x"}})));
+}
+
+#[test]
+fn shells_are_told_how_to_complete() {
+    for (shell, word) in [("bash", "complete -F"), ("zsh", "#compdef openexec"), ("fish", "complete -c openexec")] {
+        let output = run(&mut Setup::demo().command(&["completions", shell]), "");
+        assert!(output.status.success() && text(&output.stdout).contains(word), "{shell}");
+    }
+    assert_eq!(run(&mut Setup::demo().command(&["completions", "cmd.exe"]), "").status.code(), Some(2));
+}
+
 #[test]
 fn everything_that_is_wrong_is_listed_at_once() {
     let setup = Setup::clawshield()
