@@ -1,9 +1,10 @@
 //! Wires the parts: ledger, gate, listeners, stop.
 
 use std::collections::HashMap;
+use std::fs::Permissions;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::IntoRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::server::Fds;
 use pingora::services::Service as _;
 use pingora::services::listening;
-use tokio::net::TcpSocket;
+use rustls::ServerConfig;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -20,6 +21,7 @@ use crate::admin::Admin;
 use crate::admin::AdminTokens;
 use crate::clock::Clock;
 use crate::config::action::ActionConfig;
+use crate::config::listener::Place;
 use crate::config::upstream::UpstreamConfig;
 use crate::config::{Config, Limits, Mode};
 use crate::current::Current;
@@ -28,14 +30,13 @@ use crate::execute::dispatch::upstream::Forwarded;
 use crate::execute::front::Front;
 use crate::execute::{Gate, Rules};
 use crate::ledger::{self, Opening};
+use crate::listen::socket::{Mark, Socket};
 use crate::listen::{Connections, Permits, Service};
 use crate::metrics::Metrics;
 use crate::registry::{Handler, Registry};
 use crate::shutdown::Phase;
 use crate::upstream::Upstream;
 
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 1_024;
 /// The admin listener needs few, and must not be crowded out by clients.
 const ADMIN_CONNECTIONS: usize = 128;
 /// Bodies that operators send, all together.
@@ -71,7 +72,7 @@ pub enum StartError {
     AccidentalDemo,
     /// An address is taken, or not ours.
     #[error("{0} cannot be listened on: {1}")]
-    Bind(SocketAddr, io::Error),
+    Bind(Place, io::Error),
 }
 
 impl StartError {
@@ -98,9 +99,11 @@ pub struct NeedsRestart(pub Vec<&'static str>);
 /// A server that serves.
 pub struct Running {
     /// Where it listens.
-    pub listen: SocketAddr,
+    pub listen: Vec<Place>,
     /// Where its admin listener is.
-    pub admin_listen: SocketAddr,
+    pub admin_listen: Place,
+    /// Of its Unix sockets.
+    files: Vec<Mark>,
     gate: Arc<Gate>,
     phase: Arc<Phase>,
     close_listeners: watch::Sender<bool>,
@@ -123,6 +126,8 @@ struct Replaceable {
     tokens: Arc<Current<AdminTokens>>,
     connections: Arc<Permits>,
     memory: Arc<Permits>,
+    /// In the order of the listeners.
+    tls: Vec<Option<Arc<Current<Arc<ServerConfig>>>>>,
 }
 
 /// Starts everything that can be started at once. A ledger that was not closed cleanly is checked in the background,
@@ -139,8 +144,8 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         return Err(StartError::AccidentalDemo);
     }
     let gate = Gate::new(rules(&config, &registry, &clock, &metrics), clock.clone(), metrics.clone(), phase.clone());
-    let (listen, socket) = bind(config.listen)?;
-    let (admin_listen, admin_socket) = bind(config.admin_listen)?;
+    let sockets = config.listen.iter().map(|listener| bind(&listener.place)).collect::<Result<Vec<_>, _>>()?;
+    let admin_socket = bind(&Place::Tcp(config.admin_listen))?;
     let ledger_failed = start_ledger(opening, &config, &gate, &metrics).await?;
     let (close_listeners, _) = watch::channel(false);
     let replaceable = Replaceable {
@@ -148,12 +153,12 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         limits: Current::new(config.limits),
         tokens: Current::new(config.admin_tokens.clone()),
         connections: Permits::new(connections(&config)),
+        tls: config.listen.iter().map(|listener| listener.tls.clone().map(Current::new)).collect(),
         memory: Permits::new(config.limits.buffered_bytes),
         registry,
         clock,
         metrics: metrics.clone(),
     };
-    let front = Front::new(gate.clone(), replaceable.memory.clone());
     let admin = Admin {
         gate: gate.clone(),
         metrics: metrics.clone(),
@@ -162,19 +167,26 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         memory: Permits::new(ADMIN_BUFFERED_BYTES),
     };
     let serving = Permits::new(usize::MAX);
-    let shared = |permits| Shared {
+    let shared = |permits, tls| Shared {
+        tls,
         limits: replaceable.limits.clone(),
         permits,
         serving: serving.clone(),
         metrics: metrics.clone(),
     };
-    let main = shared(replaceable.connections.clone());
-    let services = vec![
-        serve("main", listen, socket, front, main, &close_listeners),
-        serve("admin", admin_listen, admin_socket, admin, shared(Permits::new(ADMIN_CONNECTIONS)), &close_listeners),
-    ];
+    let listen: Vec<_> = sockets.iter().map(|socket| socket.place.clone()).collect();
+    let files = listen.iter().filter_map(Mark::of).collect();
+    let admin_listen = admin_socket.place.clone();
+    let admin_shared = shared(Permits::new(ADMIN_CONNECTIONS), None);
+    let mut services = vec![serve("admin", admin_socket, admin, admin_shared, &close_listeners)];
+    for (socket, tls) in sockets.into_iter().zip(&replaceable.tls) {
+        let front = Front::new(gate.clone(), replaceable.memory.clone());
+        let shared = shared(replaceable.connections.clone(), tls.clone());
+        services.push(serve("main", socket, front, shared, &close_listeners));
+    }
     metrics.configured(true, false);
-    tracing::info!(%listen, %admin_listen, mode = config.mode.as_str(), version = crate::VERSION, "serving");
+    let places = listen.iter().map(Place::to_string).collect::<Vec<_>>().join(", ");
+    tracing::info!(listen = places, %admin_listen, mode = config.mode.as_str(), version = crate::VERSION, "serving");
     if let Some(missing) = gate.not_configured() {
         tracing::error!("ClawShield mode without {missing}: every request is refused until it is set");
     }
@@ -183,6 +195,7 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         recovery,
         listen,
         admin_listen,
+        files,
         gate,
         phase,
         close_listeners,
@@ -263,19 +276,13 @@ fn die(error: &dyn std::fmt::Display) {
     std::process::exit(74);
 }
 
-fn bind(address: SocketAddr) -> Result<(SocketAddr, std::net::TcpListener), StartError> {
-    let bound = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        let listener = socket.listen(BACKLOG)?.into_std()?;
-        Ok((listener.local_addr()?, listener))
-    };
-    bound().map_err(|error| StartError::Bind(address, error))
+fn bind(place: &Place) -> Result<Socket, StartError> {
+    Socket::bind(place).map_err(|error| StartError::Bind(place.clone(), error))
 }
 
 /// What the connections of a listener share.
 struct Shared {
+    tls: Option<Arc<Current<Arc<ServerConfig>>>>,
     limits: Arc<Current<Limits>>,
     permits: Arc<Permits>,
     serving: Arc<Permits>,
@@ -302,19 +309,26 @@ fn affordable_connections(config: &Config) -> usize {
 /// Hands a bound socket to a Pingora service and runs it on this runtime. (Pingora's own binding panics when it fails.)
 fn serve<S: Service>(
     name: &str,
-    address: SocketAddr,
-    socket: std::net::TcpListener,
+    socket: Socket,
     service: S,
     shared: Shared,
     close: &watch::Sender<bool>,
 ) -> JoinHandle<()> {
-    let Shared { limits, permits, serving, metrics } = shared;
+    let Shared { tls, limits, permits, serving, metrics } = shared;
+    let (name_of_fd, listener) = match &socket.place {
+        Place::Tcp(address) => (address.to_string(), ListenerConfig::tcp(address.to_string())),
+        Place::Unix { path, mode } => {
+            let path = path.to_string_lossy().into_owned();
+            // Pingora sets the mode once more, and its own default is everybody's.
+            (path.clone(), ListenerConfig::uds(path).permissions(Permissions::from_mode(*mode)))
+        }
+    };
     let mut fds = Fds::new();
-    fds.add(address.to_string(), socket.into_raw_fd());
-    let connections = Connections { service, limits, permits, serving, metrics };
+    fds.add(name_of_fd, socket.fd.into_raw_fd());
+    let connections = Connections { service, tls, limits, permits, serving, metrics };
     let mut service = listening::Service::new(name.to_owned(), connections);
     let unbuffered_read = L4BufferSettings::new(0, WRITE_BUFFER);
-    service.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(unbuffered_read));
+    service.add_listener(listener.l4_buffer(unbuffered_read));
     let closed = close.subscribe();
     tokio::spawn(async move { service.start_service(Some(Arc::new(Mutex::new(fds))), closed, 1).await })
 }
@@ -345,6 +359,11 @@ impl Running {
         }
         self.gate.set_rules(rules(config, &of.registry, &of.clock, &of.metrics));
         of.limits.set(config.limits);
+        for (current, listener) in of.tls.iter().zip(&config.listen) {
+            if let (Some(current), Some(tls)) = (current, &listener.tls) {
+                current.set(tls.clone());
+            }
+        }
         of.tokens.set(config.admin_tokens.clone());
         of.connections.resize(connections(config));
         of.memory.resize(config.limits.buffered_bytes);
@@ -379,6 +398,7 @@ impl Running {
         for service in self.services {
             service.abort();
         }
+        self.files.iter().for_each(Mark::remove);
         if let Some(ledger) = self.gate.ledger() {
             ledger.close().await;
         }

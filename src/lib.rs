@@ -23,6 +23,7 @@ pub mod headers;
 pub mod logging;
 pub mod metrics;
 pub mod path;
+pub mod pem;
 pub mod registry;
 pub mod reload;
 pub mod shutdown;

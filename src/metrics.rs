@@ -34,6 +34,7 @@ pub struct Metrics {
     passed: IntCounterVec,
     /// Applied, and refused.
     reloads: [IntCounter; 2],
+    handshakes_failed: IntCounter,
     reload_good: IntGauge,
     reload_time: Gauge,
 }
@@ -136,6 +137,10 @@ impl Metrics {
                     "When the configuration in use was read",
                 ),
             ),
+            handshakes_failed: register(
+                &registry,
+                IntCounter::new("openexec_tls_handshake_failures_total", "Clients that got no further than TLS"),
+            ),
             executed: verdicts.with_label_values(&["executed", ""]),
             replayed: verdicts.with_label_values(&["replayed", ""]),
             refused: Code::all().map(|code| verdicts.with_label_values(&["refused", code.as_str()])).collect(),
@@ -219,6 +224,11 @@ impl Metrics {
         if applied {
             self.reload_time.set(Utc::now().timestamp_millis() as f64 / 1e3);
         }
+    }
+
+    /// A client's TLS handshake failed.
+    pub fn tls_handshake_failed(&self) {
+        self.handshakes_failed.inc();
     }
 
     /// Executions whose outcome is unknown now.

@@ -16,7 +16,8 @@ pub(super) fn run(path: Option<&Path>) -> ExitCode {
             if let Mode::ClawShield { verifier: Err(missing) } = config.mode {
                 eprintln!("warning: {missing} is not set: the server would refuse everything");
             }
-            println!("The configuration is good: {} mode on {}", config.mode.as_str(), config.listen);
+            let places: Vec<_> = config.listen.iter().map(|listener| listener.place.to_string()).collect();
+            println!("The configuration is good: {} mode on {}", config.mode.as_str(), places.join(", "));
             ExitCode::SUCCESS
         }
         Err(error) => fail(error, BAD_CONFIGURATION),

@@ -26,7 +26,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Check {
-    fn problem(&mut self, problem: String) {
+    pub(super) fn problem(&mut self, problem: String) {
         self.problems.push(problem);
     }
 

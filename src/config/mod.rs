@@ -5,6 +5,7 @@ pub mod action;
 pub mod env;
 mod forward;
 pub mod ledger;
+pub mod listener;
 mod locate;
 mod raw;
 pub mod schema;
@@ -26,6 +27,7 @@ use tracing_subscriber::EnvFilter;
 use self::action::{ActionConfig, PassRule};
 use self::env::Environment;
 use self::ledger::{DatabaseUrl, LedgerConfig, SqliteConfig};
+use self::listener::{Listener, Place};
 use self::locate::Lines;
 use self::upstream::UpstreamConfig;
 use crate::admin::AdminTokens;
@@ -35,8 +37,8 @@ use crate::admin::AdminTokens;
 pub struct Config {
     /// Who approves.
     pub mode: Mode,
-    /// The main listener.
-    pub listen: SocketAddr,
+    /// The main listeners.
+    pub listen: Vec<Listener>,
     /// The admin listener.
     pub admin_listen: SocketAddr,
     /// Who may ask the admin listener for executions.
@@ -188,7 +190,7 @@ impl Config {
     pub fn fixed(&self) -> [(&'static str, String); 4] {
         [
             ("mode", self.mode.as_str().to_owned()),
-            ("listen", self.listen.to_string()),
+            ("listen", self.listen.iter().map(Listener::to_string).collect::<Vec<_>>().join(", ")),
             ("admin.listen", self.admin_listen.to_string()),
             ("ledger", format!("{:?}", self.ledger)),
         ]
@@ -260,7 +262,7 @@ impl Check {
             self.time(member, time.unwrap_or_default(), Duration::ZERO);
         }
         let mode = self.mode(&file, environment);
-        let listen = self.address(environment, env::LISTEN, "listen", file.listen, "127.0.0.1:5000");
+        let listen = self.listeners(environment.get(env::LISTEN), file.listen);
         let admin = self.address(environment, env::ADMIN_LISTEN, "admin.listen", file.admin.listen, "127.0.0.1:5001");
         let ledger = self.ledger(environment, file.ledger);
         let admin_tokens = self.admin_tokens(environment);
@@ -276,12 +278,13 @@ impl Check {
         let actions = self.actions(file.actions, &upstreams);
         let passthrough = self.passthrough(file.passthrough, &upstreams, &actions);
         self.allowed(allowed_actions.as_ref(), &actions);
-        let (mode, listen, admin_listen, ledger) = (mode?, listen?, admin?, ledger?);
+        let (mode, admin_listen, ledger) = (mode?, admin?, ledger?);
         if let Mode::Demo { by_name: false } = mode {
-            self.accidental_demo(listen, environment);
+            self.accidental_demo(&listen, environment);
         }
-        if listen == admin_listen && listen.port() != 0 {
-            self.problems.push(format!("{} and {} are both {listen}", env::LISTEN, env::ADMIN_LISTEN));
+        let is_admin = |listener: &Listener| listener.place == Place::Tcp(admin_listen);
+        if admin_listen.port() != 0 && listen.iter().any(is_admin) {
+            self.problems.push(format!("{} and {} are both {admin_listen}", env::LISTEN, env::ADMIN_LISTEN));
         }
         Some(Config {
             mode,
@@ -476,10 +479,13 @@ impl Check {
     }
 
     /// Demo mode approves everything, so nobody must get it by forgetting a variable.
-    fn accidental_demo(&mut self, listen: SocketAddr, environment: &impl Environment) {
-        if !listen.ip().is_loopback() {
+    fn accidental_demo(&mut self, listen: &[Listener], environment: &impl Environment) {
+        for Listener { place, .. } in listen {
+            if !matches!(place, Place::Tcp(address) if !address.ip().is_loopback()) {
+                continue;
+            }
             self.problems.push(format!(
-                "demo mode approves everything, and {listen} can be reached by others: set {}=clawshield, or \
+                "demo mode approves everything, and {place} can be reached by others: set {}=clawshield, or \
                  {}=demo if that is what you want",
                 env::MODE,
                 env::MODE

@@ -10,13 +10,14 @@ use serde::Deserialize;
 use super::action::BodyForm;
 use super::ledger::FencePolicy;
 use super::upstream::Balance;
+use crate::listen::tls::MinVersion;
 
 /// The whole file. What is absent has its default.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct File {
     pub mode: Option<String>,
-    pub listen: Option<String>,
+    pub listen: Option<Listen>,
     pub admin: Admin,
     pub ledger: Ledger,
     pub approval: Approval,
@@ -51,6 +52,11 @@ impl File {
     /// The files that it names.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
+        if let Some(Listen::Many(listeners)) = &self.listen {
+            for tls in listeners.iter().filter_map(Listener::tls) {
+                files.extend([&tls.certificate, &tls.key].into_iter().chain(&tls.client_ca).cloned());
+            }
+        }
         for tls in self.upstreams.values().filter_map(|upstream| upstream.tls.as_ref()) {
             files.extend([&tls.ca, &tls.certificate, &tls.key].into_iter().flatten().cloned());
         }
@@ -100,6 +106,50 @@ pub(super) struct Replay {
     #[schemars(with = "Option<Time>")]
     pub wait: Option<Duration>,
     pub waiters: Option<usize>,
+}
+
+/// One address, or several listeners.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Listen {
+    One(String),
+    Many(Vec<Listener>),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Listener {
+    Address(String),
+    Full(FullListener),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FullListener {
+    pub address: String,
+    pub mode: Option<String>,
+    pub tls: Option<ListenTls>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListenTls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    #[serde(default)]
+    pub min_version: MinVersion,
+    pub client_ca: Option<PathBuf>,
+    #[serde(default)]
+    pub client_names: Vec<String>,
+}
+
+impl Listener {
+    fn tls(&self) -> Option<&ListenTls> {
+        match self {
+            Listener::Address(_) => None,
+            Listener::Full(full) => full.tls.as_ref(),
+        }
+    }
 }
 
 /// What a known nonce with another payload gets.

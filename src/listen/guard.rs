@@ -20,6 +20,8 @@ use pingora::protocols::{
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
 use super::head::{self, Extent, HeadError, Scan};
 use crate::config::Limits;
@@ -30,10 +32,13 @@ const READ_SIZE: usize = 8 << 10;
 pub(crate) const LINGER_BYTES: usize = 256 << 10;
 pub(crate) const LINGER_TIME: Duration = Duration::from_secs(2);
 
+/// As the client speaks: plainly, or encrypted.
+type Inner = Either<Stream, Box<TlsStream<Stream>>>;
+
 /// A connection between its client and Pingora.
 #[derive(Debug)]
 pub struct Guarded {
-    inner: Stream,
+    inner: Inner,
     /// Read, and not handed on.
     buffer: BytesMut,
     /// How many bytes of the present request Pingora may still have; `None`: chunked, as many as there are.
@@ -48,9 +53,26 @@ pub struct Guarded {
 
 impl Guarded {
     /// Nothing of it is read yet.
-    pub fn new(inner: Stream, write_time: Duration) -> Self {
+    pub fn new(stream: Stream, write_time: Duration) -> Self {
+        Guarded::around(Either::Left(stream), write_time)
+    }
+
+    /// Its handshake is over.
+    pub fn encrypted(stream: TlsStream<Stream>, write_time: Duration) -> Self {
+        Guarded::around(Either::Right(Box::new(stream)), write_time)
+    }
+
+    fn around(inner: Inner, write_time: Duration) -> Self {
         let (buffer, allowance) = (BytesMut::new(), Some(0));
         Guarded { inner, buffer, allowance, write_time, write_deadline: None, stuck: false }
+    }
+
+    /// What is below any encryption.
+    fn socket(&self) -> &Stream {
+        match &self.inner {
+            Either::Left(stream) => stream,
+            Either::Right(stream) => stream.get_ref().0,
+        }
     }
 
     /// Waits for the next request until its head is whole and good. `None`: there will be none.
@@ -181,7 +203,7 @@ impl Guarded {
     fn bounded<T>(
         &mut self,
         cx: &mut Context<'_>,
-        write: impl FnOnce(Pin<&mut Stream>, &mut Context<'_>) -> Poll<io::Result<T>>,
+        write: impl FnOnce(Pin<&mut Inner>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if self.stuck {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -227,41 +249,47 @@ impl AsyncWrite for Guarded {
 #[async_trait]
 impl Shutdown for Guarded {
     async fn shutdown(&mut self) {
-        let _ = timeout(self.write_time, Shutdown::shutdown(&mut *self.inner)).await;
+        let end = async {
+            match &mut self.inner {
+                Either::Left(stream) => Shutdown::shutdown(&mut **stream).await,
+                Either::Right(stream) => drop(AsyncWriteExt::shutdown(stream).await),
+            }
+        };
+        let _ = timeout(self.write_time, end).await;
     }
 }
 
 impl UniqueID for Guarded {
     fn id(&self) -> UniqueIDType {
-        self.inner.id()
+        self.socket().id()
     }
 }
 
 impl Ssl for Guarded {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.inner.get_ssl_digest()
+        self.socket().get_ssl_digest()
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.inner.selected_alpn_proto()
+        self.socket().selected_alpn_proto()
     }
 }
 
 impl GetTimingDigest for Guarded {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.inner.get_timing_digest()
+        self.socket().get_timing_digest()
     }
 }
 
 impl GetProxyDigest for Guarded {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.inner.get_proxy_digest()
+        self.socket().get_proxy_digest()
     }
 }
 
 impl GetSocketDigest for Guarded {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.inner.get_socket_digest()
+        self.socket().get_socket_digest()
     }
 }
 

@@ -6,6 +6,8 @@
 mod guard;
 mod head;
 mod permits;
+pub mod socket;
+pub mod tls;
 
 pub use guard::Guarded;
 pub(crate) use guard::{LINGER_BYTES, LINGER_TIME};
@@ -20,6 +22,9 @@ use pingora::apps::ServerApp;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
+use rustls::ServerConfig;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use crate::config::Limits;
 use crate::current::Current;
@@ -37,6 +42,8 @@ pub trait Service: Send + Sync + 'static {
 pub struct Connections<S> {
     /// What answers.
     pub service: S,
+    /// Our certificate, for a listener with TLS.
+    pub tls: Option<Arc<Current<Arc<ServerConfig>>>>,
     /// Header, time and number.
     pub limits: Arc<Current<Limits>>,
     /// Connections at once.
@@ -50,15 +57,44 @@ pub struct Connections<S> {
 #[async_trait]
 impl<S: Service> ServerApp for Connections<S> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let connection = Guarded::new(stream, self.limits.get().write_time);
+        let limits = self.limits.get();
         let Some(_permit) = self.permits.take() else {
-            let full = Refusal::new(Code::Overloaded, "Too many connections").with_retry_after(1);
-            // Without lingering: it would hold one more descriptor than there may be.
-            self.refuse(connection, &full, false).await;
+            self.turn_away(stream, &limits).await;
             return None;
         };
         let _counted = self.metrics.connection();
+        let connection = match &self.tls {
+            None => Guarded::new(stream, limits.write_time),
+            Some(tls) => self.encrypt(stream, &tls.get(), &limits).await?,
+        };
         self.serve_all(connection, shutdown).await;
+        None
+    }
+}
+
+impl<S: Service> Connections<S> {
+    /// There are too many already.
+    async fn turn_away(&self, stream: Stream, limits: &Limits) {
+        if self.tls.is_some() {
+            // Nothing can be said without a handshake, which is what there is too much of.
+            return self.metrics.refused(Code::Overloaded);
+        }
+        let full = Refusal::new(Code::Overloaded, "Too many connections").with_retry_after(1);
+        // Without lingering: it would hold one more descriptor than there may be.
+        self.refuse(Guarded::new(stream, limits.write_time), &full, false).await;
+    }
+
+    /// Within the time that a header may take.
+    async fn encrypt(&self, stream: Stream, tls: &Arc<ServerConfig>, limits: &Limits) -> Option<Guarded> {
+        let handshake = timeout(limits.header_time, TlsAcceptor::from(tls.clone()).accept(stream)).await;
+        let why = match handshake {
+            Ok(Ok(stream)) => return Some(Guarded::encrypted(stream, limits.write_time)),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "timed out".to_owned(),
+        };
+        self.metrics.tls_handshake_failed();
+        // Anybody can cause it at any rate.
+        tracing::debug!(why, "no TLS handshake");
         None
     }
 }

@@ -1,21 +1,18 @@
 //! Whom an upstream's certificate must be from, and the certificate that we show.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::pem::{PemError, certificates, private_key};
 
 /// What is wrong with a file.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Not there, not PEM, or without what it should hold.
-    #[error("{0}: {1}")]
-    Pem(PathBuf, rustls::pki_types::pem::Error),
-    /// No certificate in it.
-    #[error("{0} holds no certificate")]
-    Empty(PathBuf),
+    /// A file.
+    #[error(transparent)]
+    Pem(#[from] PemError),
     /// One of them without the other.
     #[error("`certificate` and `key` belong together")]
     Half,
@@ -50,19 +47,12 @@ pub fn client_config(
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots);
     let mut config = match (certificate, key) {
-        (Some(certificate), Some(path)) => {
-            let key = PrivateKeyDer::from_pem_file(path).map_err(|e| TlsError::Pem(path.to_owned(), e))?;
-            builder.with_client_auth_cert(certificates(certificate)?, key)?
+        (Some(certificate), Some(key)) => {
+            builder.with_client_auth_cert(certificates(certificate)?, private_key(key)?)?
         }
         (None, None) => builder.with_no_client_auth(),
         _ => return Err(TlsError::Half),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = |e| TlsError::Pem(path.to_owned(), e);
-    let found = CertificateDer::pem_file_iter(path).map_err(pem)?.collect::<Result<Vec<_>, _>>().map_err(pem)?;
-    if found.is_empty() { Err(TlsError::Empty(path.to_owned())) } else { Ok(found) }
 }

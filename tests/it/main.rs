@@ -10,6 +10,7 @@ mod files;
 mod forward;
 mod http;
 mod kill;
+mod listen;
 mod network;
 mod passthrough;
 mod readme;

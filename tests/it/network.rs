@@ -175,13 +175,13 @@ fn a_unix_socket_is_an_address() {
 }
 
 /// An authority, and a certificate of it for each name.
-struct Authority {
+pub struct Authority {
     directory: TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -190,12 +190,12 @@ impl Authority {
         Authority { directory, issuer }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.directory.path().join(name).display().to_string()
     }
 
     /// `NAME.pem` and `NAME.key`
-    fn issue(&self, name: &str, days: i64) -> (String, String) {
+    pub fn issue(&self, name: &str, days: i64) -> (String, String) {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         let now = time::OffsetDateTime::now_utc();
         params.not_before = now - time::Duration::days(10);

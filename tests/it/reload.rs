@@ -124,7 +124,9 @@ fn a_mistake_leaves_everything_as_it_was() {
     server.signal("TERM");
     let (code, log) = server.end();
     assert_eq!(code, Some(0));
-    for said in ["limits.body_bytes must be at least 1", "unknown", "openexec.yaml:1: ", "ledger cannot change", "missing.pem"] {
+    for said in
+        ["limits.body_bytes must be at least 1", "unknown", "openexec.yaml:1: ", "ledger cannot change", "missing.pem"]
+    {
         assert!(log.contains(said), "{said} in {log}");
     }
 }

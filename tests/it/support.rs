@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use openexec::app::{self, Parts, Running};
 use openexec::clock::{Clock, SystemClock};
 use openexec::config::Config;
+use openexec::config::listener::Place;
 use openexec::registry::{Dispatch, Effect, Ended, Handler, Ready, Registry};
 use openexec_protocol::approval::{self, HmacKey, Terms};
 use openexec_protocol::canonical::{CanonicalText, Limits};
@@ -101,8 +102,8 @@ impl Setup {
         let parts = Parts { config, registry: self.registry.clone(), clock: self.clock.clone() };
         let running = runtime.block_on(app::start(parts)).unwrap();
         Server {
-            address: running.listen,
-            admin: running.admin_listen,
+            address: running.listen.iter().find_map(tcp).expect("a test listens on TCP"),
+            admin: tcp(&running.admin_listen).expect("the admin listener is on TCP"),
             running: Some(running),
             runtime: Some(runtime),
             _directory: self.directory.clone(),
@@ -122,6 +123,13 @@ impl Setup {
     /// As a process of its own.
     pub fn spawn(&self) -> Process {
         Process::start(self.command(&[]).env("OPENEXEC_LISTEN", free()).env("OPENEXEC_ADMIN_LISTEN", free()))
+    }
+}
+
+fn tcp(place: &Place) -> Option<SocketAddr> {
+    match place {
+        Place::Tcp(address) => Some(*address),
+        Place::Unix { .. } => None,
     }
 }
 
@@ -229,7 +237,14 @@ impl Process {
             let value = command.get_envs().find(|(found, _)| *found == name).and_then(|(_, value)| value);
             value.unwrap().to_str().unwrap().parse().unwrap()
         };
-        let (address, admin) = (variable("OPENEXEC_LISTEN"), variable("OPENEXEC_ADMIN_LISTEN"));
+        let address = variable("OPENEXEC_LISTEN");
+        Process::start_at(command, address)
+    }
+
+    /// Of which a file says where it listens.
+    pub fn start_at(command: &mut Command, address: SocketAddr) -> Self {
+        let admin = command.get_envs().find(|(name, _)| *name == "OPENEXEC_ADMIN_LISTEN").and_then(|(_, value)| value);
+        let admin = admin.unwrap().to_str().unwrap().parse().unwrap();
         let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut process = Process { child, address, admin };
         let deadline = Instant::now() + PATIENCE;
