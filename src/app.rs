@@ -5,9 +5,12 @@ use std::fs::Permissions;
 use std::io;
 use std::os::fd::IntoRawFd;
 use std::os::unix::fs::PermissionsExt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use futures_util::future::FusedFuture;
 use parking_lot::Mutex;
 use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::server::Fds;
@@ -35,6 +38,7 @@ use crate::listen::{Connections, Permits, Service};
 use crate::metrics::Metrics;
 use crate::registry::{Handler, Registry};
 use crate::shutdown::Phase;
+use crate::takeover::{self, NotTaken, Offer, Taken};
 use crate::upstream::Upstream;
 
 /// The admin listener needs few, and must not be crowded out by clients.
@@ -45,6 +49,10 @@ const ADMIN_BUFFERED_BYTES: usize = 16 << 20;
 const RESERVED_DESCRIPTORS: usize = 64;
 /// Header and body of an ordinary answer leave in one write. Reads are buffered by the guard.
 const WRITE_BUFFER: usize = 8 << 10;
+/// For what runs, when there is no more time.
+const HURRY: Duration = Duration::from_secs(1);
+/// How often a ledger is asked for that another process has.
+const LEDGER_POLL: Duration = Duration::from_millis(10);
 /// How often the end of what runs is looked for.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
@@ -56,6 +64,8 @@ pub struct Parts {
     pub registry: Registry,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+    /// The sockets of a process that runs already.
+    pub taken: Option<Taken>,
 }
 
 /// Why a server does not start.
@@ -73,6 +83,12 @@ pub enum StartError {
     /// An address is taken, or not ours.
     #[error("{0} cannot be listened on: {1}")]
     Bind(Place, io::Error),
+    /// There are more listeners than another process could take.
+    #[error("{0} sockets are too many")]
+    TooMany(usize),
+    /// Nobody to take sockets from.
+    #[error(transparent)]
+    NotTaken(#[from] NotTaken),
 }
 
 impl StartError {
@@ -80,7 +96,8 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         use ledger::OpenError as E;
         match self {
-            StartError::Bind(..) => 69,
+            StartError::Bind(..) | StartError::NotTaken(_) => 69,
+            StartError::TooMany(_) => 78,
             StartError::AccidentalDemo => 78,
             StartError::Ledger(E::InUse { .. }) => 75,
             StartError::Ledger(
@@ -96,6 +113,14 @@ impl StartError {
 #[error("{} cannot change while the server runs: restart it", .0.join(", "))]
 pub struct NeedsRestart(pub Vec<&'static str>);
 
+/// Why a server ends by itself.
+pub enum Ending {
+    /// The ledger could not be taken into use after all.
+    Failed(StartError),
+    /// Another process has the sockets now.
+    TakenOver,
+}
+
 /// A server that serves.
 pub struct Running {
     /// Where it listens.
@@ -104,6 +129,8 @@ pub struct Running {
     pub admin_listen: Place,
     /// Of its Unix sockets.
     files: Vec<Mark>,
+    /// Where another process may take the sockets.
+    offer: Option<Offer>,
     gate: Arc<Gate>,
     phase: Arc<Phase>,
     close_listeners: watch::Sender<bool>,
@@ -118,7 +145,7 @@ pub struct Running {
 
 /// What a reload replaces, and what it needs for that.
 struct Replaceable {
-    fixed: [(&'static str, String); 4],
+    fixed: [(&'static str, String); 5],
     registry: Registry,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -136,17 +163,29 @@ struct Replaceable {
 /// # Errors
 /// See [`StartError`]: each says what to do.
 pub async fn start(parts: Parts) -> Result<Running, StartError> {
-    let Parts { config, registry, clock } = parts;
+    let Parts { config, registry, clock, mut taken } = parts;
     let metrics = Arc::new(Metrics::new());
     let phase = Arc::new(Phase::default());
-    let opening = ledger::open(&config.ledger)?;
-    if matches!(config.mode, Mode::Demo { by_name: false }) && opening.served_clawshield()? {
-        return Err(StartError::AccidentalDemo);
+    // The old process has the ledger until it was told to end.
+    let opening = if taken.is_none() { Some(open_ledger(&config)?) } else { None };
+    let hold_until = taken.is_some().then(|| Instant::now() + config.startup.wait);
+    let rules = rules(&config, &registry, &clock, &metrics);
+    let gate = Gate::new(rules, clock.clone(), metrics.clone(), phase.clone(), hold_until);
+    let sockets =
+        config.listen.iter().map(|listener| bind(&listener.place, &mut taken)).collect::<Result<Vec<_>, _>>()?;
+    let admin_socket = bind(&Place::Tcp(config.admin_listen), &mut taken)?;
+    if sockets.len() + 1 > takeover::MOST {
+        return Err(StartError::TooMany(sockets.len() + 1));
     }
-    let gate = Gate::new(rules(&config, &registry, &clock, &metrics), clock.clone(), metrics.clone(), phase.clone());
-    let sockets = config.listen.iter().map(|listener| bind(&listener.place)).collect::<Result<Vec<_>, _>>()?;
-    let admin_socket = bind(&Place::Tcp(config.admin_listen))?;
-    let ledger_failed = start_ledger(opening, &config, &gate, &metrics).await?;
+    // Before the old one is told: whatever can fail here must not end it.
+    let offer = offer(&config, sockets.iter().chain([&admin_socket]))?;
+    if taken.is_some_and(|taken| taken.go().is_err()) {
+        tracing::warn!("the process that gave its sockets has ended already");
+    }
+    let ledger_failed = match opening {
+        Some(opening) => start_ledger(opening, &config, &gate, &metrics).await?,
+        None => await_ledger(&config, hold_until, &gate, &metrics),
+    };
     let (close_listeners, _) = watch::channel(false);
     let replaceable = Replaceable {
         fixed: config.fixed(),
@@ -196,6 +235,7 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         listen,
         admin_listen,
         files,
+        offer,
         gate,
         phase,
         close_listeners,
@@ -241,6 +281,46 @@ fn register(
     })
 }
 
+fn open_ledger(config: &Config) -> Result<Opening, StartError> {
+    let opening = ledger::open(&config.ledger)?;
+    if matches!(config.mode, Mode::Demo { by_name: false }) && opening.served_clawshield()? {
+        return Err(StartError::AccidentalDemo);
+    }
+    Ok(opening)
+}
+
+/// Opens the gate when the process that has the ledger now has let go of it; the channel tells when that failed.
+fn await_ledger(
+    config: &Config,
+    until: Option<Instant>,
+    gate: &Arc<Gate>,
+    metrics: &Arc<Metrics>,
+) -> oneshot::Receiver<StartError> {
+    let (failed, ledger_failed) = oneshot::channel();
+    let (config, gate, metrics) = (config.clone(), gate.clone(), metrics.clone());
+    tokio::task::spawn_blocking(move || {
+        let opened = loop {
+            match open_ledger(&config) {
+                Err(StartError::Ledger(ledger::OpenError::InUse { .. }))
+                    if until.is_some_and(|u| Instant::now() < u) =>
+                {
+                    std::thread::sleep(LEDGER_POLL);
+                }
+                opened => break opened,
+            }
+        };
+        let (clawshield, skew) = (matches!(config.mode, Mode::ClawShield { .. }), config.clock_skew);
+        match opened.and_then(|opening| Ok(opening.start(clawshield, skew, metrics, Arc::new(die))?)) {
+            Ok(ledger) => {
+                gate.set_ledger(ledger);
+                tracing::info!("the ledger is ours now");
+            }
+            Err(error) => drop(failed.send(error)),
+        }
+    });
+    ledger_failed
+}
+
 /// Opens the gate now, or after the check; the channel tells when the check failed.
 async fn start_ledger(
     opening: Opening,
@@ -276,8 +356,21 @@ fn die(error: &dyn std::fmt::Display) {
     std::process::exit(74);
 }
 
-fn bind(place: &Place) -> Result<Socket, StartError> {
-    Socket::bind(place).map_err(|error| StartError::Bind(place.clone(), error))
+/// The socket of the process that runs, or a new one.
+fn bind(place: &Place, taken: &mut Option<Taken>) -> Result<Socket, StartError> {
+    let socket = match taken.as_mut().and_then(|taken| taken.take(&place.to_string())) {
+        Some(fd) => Socket::inherited(place, fd),
+        None => Socket::bind(place),
+    };
+    socket.map_err(|error| StartError::Bind(place.clone(), error))
+}
+
+fn offer<'s>(config: &Config, sockets: impl Iterator<Item = &'s Socket>) -> Result<Option<Offer>, StartError> {
+    let Some(path) = &config.startup.takeover_socket else { return Ok(None) };
+    let sockets = sockets.map(|socket| Ok((socket.place.to_string(), socket.fd.try_clone()?)));
+    let offered = sockets.collect::<io::Result<Vec<_>>>().and_then(|sockets| Offer::new(path, sockets));
+    let place = Place::Unix { path: path.clone(), mode: 0o600 };
+    offered.map(Some).map_err(|error| StartError::Bind(place, error))
 }
 
 /// What the connections of a listener share.
@@ -334,15 +427,27 @@ fn serve<S: Service>(
 }
 
 impl Running {
-    /// Ends only when the ledger's check failed.
-    pub async fn failure(&mut self) -> StartError {
-        if let Some(failed) = &mut self.ledger_failed {
-            if let Ok(error) = failed.await {
-                return error;
+    /// Waits for the end of its service that nobody here asked for. May be dropped and asked again.
+    pub async fn ending(&mut self) -> Ending {
+        let failure = async {
+            if let Some(failed) = &mut self.ledger_failed {
+                if let Ok(error) = failed.await {
+                    return error;
+                }
+                self.ledger_failed = None;
             }
-            self.ledger_failed = None;
+            std::future::pending().await
+        };
+        let taken = async {
+            match &mut self.offer {
+                Some(offer) => offer.taken().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            error = failure => Ending::Failed(error),
+            () = taken => Ending::TakenOver,
         }
-        std::future::pending().await
     }
 
     /// Puts another configuration in the place of the one in use: all of it, or nothing. Requests that run keep to the
@@ -376,19 +481,43 @@ impl Running {
         &self.replaceable.metrics
     }
 
-    /// Stops so that nothing that was claimed is lost: see [`crate::shutdown`].
-    pub async fn stop(self) {
-        self.phase.stop();
+    /// Stops so that nothing that was claimed is lost: see [`crate::shutdown`]. When `hurry` ends, what runs gets
+    /// [`HURRY`] and no more.
+    pub async fn stop(self, hurry: impl Future<Output = ()>) {
         tracing::info!("stopping");
-        tokio::time::sleep(self.shutdown.delay).await;
+        self.phase.stop();
+        let mut hurry = std::pin::pin!(hurry.fuse());
+        tokio::select! {
+            () = tokio::time::sleep(self.shutdown.delay) => {}
+            () = &mut hurry => {}
+        }
         self.phase.drain();
+        self.end(hurry).await;
+    }
+
+    /// Ends after another process has taken the sockets: whoever is still connected here is served once more.
+    pub async fn hand_over(mut self, hurry: impl Future<Output = ()>) {
+        tracing::info!("another process has the sockets: ending");
+        self.files.clear();
+        self.phase.stop();
+        self.end(std::pin::pin!(hurry.fuse())).await;
+    }
+
+    async fn end(mut self, mut hurry: Pin<&mut impl FusedFuture<Output = ()>>) {
+        // They listen as long as anybody has them.
+        self.offer = None;
         // What it was about to find out stays unknown until the next start.
         self.recovery.abort();
         let _ = self.close_listeners.send(true);
-        let deadline = Instant::now() + self.shutdown.timeout;
+        let timeout = self.shutdown.timeout;
+        let mut deadline = Instant::now() + if hurry.is_terminated() { timeout.min(HURRY) } else { timeout };
         while self.gate.in_flight() + self.serving.taken() > 0 && Instant::now() < deadline {
-            tokio::time::sleep(DRAIN_POLL).await;
+            tokio::select! {
+                () = tokio::time::sleep(DRAIN_POLL) => {}
+                () = &mut hurry, if !hurry.is_terminated() => deadline = deadline.min(Instant::now() + HURRY),
+            }
         }
+        self.phase.drain();
         if self.gate.in_flight() > 0 {
             tracing::warn!(
                 executions = self.gate.in_flight(),

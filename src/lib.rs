@@ -27,6 +27,7 @@ pub mod pem;
 pub mod registry;
 pub mod reload;
 pub mod shutdown;
+pub mod takeover;
 pub mod trace;
 
 /// This build's version.

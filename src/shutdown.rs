@@ -1,4 +1,6 @@
-//! The stop: not ready → still serving → no new connections → what runs has ended → the ledger is closed.
+//! The stop: not ready → still serving → no new connections → what runs has ended → the ledger is closed. A second
+//! signal makes it short. Where another process took the sockets, requests on connections that are still open are
+//! executed until there are none left.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

@@ -42,7 +42,7 @@ Exit codes:
 #[derive(Subcommand)]
 enum Command {
     /// Serve (the default)
-    Serve,
+    Serve(serve::Serve),
     /// Check the configuration and the environment, and list everything that is wrong
     Validate,
     /// Approve a request: sign it, and print it with its approval
@@ -61,8 +61,8 @@ enum Command {
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
     let Arguments { config, command } = Arguments::parse();
-    match command.unwrap_or(Command::Serve) {
-        Command::Serve => serve::run(config.as_deref()),
+    match command.unwrap_or(Command::Serve(serve::Serve::default())) {
+        Command::Serve(serve) => serve.run(config.as_deref()),
         Command::Validate => validate::run(config.as_deref()),
         Command::Mint(mint) => mint.run(),
         Command::Verify(verify) => verify.run(config.as_deref()),

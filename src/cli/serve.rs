@@ -4,57 +4,102 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{BAD_CONFIGURATION, fail};
-use crate::app::{self, Parts, Running, StartError};
+use crate::app::{self, Ending, Parts, Running, StartError};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::env::ProcessEnvironment;
 use crate::logging;
 use crate::registry::Registry;
 use crate::reload::Watch;
+use crate::takeover::Taken;
 
-pub(super) fn run(path: Option<&Path>) -> ExitCode {
-    let config = match Config::load(path, &ProcessEnvironment) {
-        Ok(config) => config,
-        Err(error) => return fail(error, BAD_CONFIGURATION),
-    };
-    logging::start(&ProcessEnvironment);
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(error, 71),
-    };
-    let ended = runtime.block_on(serve(config, path));
-    // A check of the ledger that still runs is not waited for: the next start makes it again.
-    runtime.shutdown_background();
-    if let Err(error) = &ended {
-        tracing::error!("{error}");
-    }
-    logging::flush();
-    ended.map_or_else(|error| ExitCode::from(error.exit_code()), |()| ExitCode::SUCCESS)
+/// Serve.
+#[derive(Args, Default)]
+pub(super) struct Serve {
+    /// If a server with the same startup.takeover_socket runs, take its listening sockets; it then ends, and no
+    /// connection is refused in between
+    #[arg(long)]
+    takeover: bool,
 }
 
-async fn serve(config: Config, path: Option<&Path>) -> Result<(), StartError> {
+impl Serve {
+    pub(super) fn run(&self, path: Option<&Path>) -> ExitCode {
+        let config = match Config::load(path, &ProcessEnvironment) {
+            Ok(config) => config,
+            Err(error) => return fail(error, BAD_CONFIGURATION),
+        };
+        if self.takeover && config.startup.takeover_socket.is_none() {
+            return fail("--takeover needs startup.takeover_socket in the configuration", BAD_CONFIGURATION);
+        }
+        logging::start(&ProcessEnvironment);
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return fail(error, 71),
+        };
+        let ended = runtime.block_on(serve(config, path, self.takeover));
+        // A check of the ledger that still runs is not waited for: the next start makes it again.
+        runtime.shutdown_background();
+        if let Err(error) = &ended {
+            tracing::error!("{error}");
+        }
+        logging::flush();
+        ended.map_or_else(|error| ExitCode::from(error.exit_code()), |()| ExitCode::SUCCESS)
+    }
+}
+
+/// SIGTERM, and SIGINT as a terminal sends it.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Self {
+        let on = |kind| signal(kind).expect("SIGTERM and SIGINT can be handled");
+        Signals { terminate: on(SignalKind::terminate()), interrupt: on(SignalKind::interrupt()) }
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn serve(config: Config, path: Option<&Path>, takeover: bool) -> Result<(), StartError> {
     // Before anything is claimed: a signal that comes while the ledger opens must not be lost.
-    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be handled");
-    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be handled");
+    let mut signals = Signals::new();
     let mut watch = Watch::start(path, &ProcessEnvironment).expect("SIGHUP can be handled");
-    let parts = Parts { config, registry: Registry::default(), clock: Arc::new(SystemClock) };
+    let taken = match &config.startup.takeover_socket {
+        Some(socket) if takeover => Taken::ask(socket)?,
+        _ => None,
+    };
+    let parts = Parts { config, registry: Registry::default(), clock: Arc::new(SystemClock), taken };
     let mut running = app::start(parts).await?;
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            error = running.failure() => return Err(error),
+            () = signals.next() => {
+                running.stop(signals.next()).await;
+                return Ok(());
+            }
+            ending = running.ending() => match ending {
+                Ending::Failed(error) => return Err(error),
+                Ending::TakenOver => {
+                    running.hand_over(signals.next()).await;
+                    return Ok(());
+                }
+            },
             () = watch.changed(&ProcessEnvironment) => reload(&mut running, path),
         }
     }
-    running.stop().await;
-    Ok(())
 }
 
 /// Checked first, applied as a whole; the one in use stays when anything is wrong with the new one.

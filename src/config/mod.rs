@@ -61,6 +61,8 @@ pub struct Config {
     pub limits: Limits,
     /// The stop.
     pub shutdown: Shutdown,
+    /// The start.
+    pub startup: Startup,
     /// What is allowed but worth a word in the log.
     pub warnings: Vec<String>,
 }
@@ -158,6 +160,15 @@ pub struct Shutdown {
     pub timeout: Duration,
 }
 
+/// The start, where another process may serve already.
+#[derive(Clone, Debug)]
+pub struct Startup {
+    /// The Unix socket at which a new process asks for the sockets of this one; `None`: none can.
+    pub takeover_socket: Option<PathBuf>,
+    /// How long a process that took the sockets holds requests until the old one has let go of the ledger.
+    pub wait: Duration,
+}
+
 /// Everything that is wrong, at once.
 #[derive(Debug, thiserror::Error)]
 #[error("the configuration cannot be used:\n  {}", .0.join("\n  "))]
@@ -187,12 +198,13 @@ impl Config {
 
 impl Config {
     /// What another configuration must have in common with this one to take its place while the server runs.
-    pub fn fixed(&self) -> [(&'static str, String); 4] {
+    pub fn fixed(&self) -> [(&'static str, String); 5] {
         [
             ("mode", self.mode.as_str().to_owned()),
             ("listen", self.listen.iter().map(Listener::to_string).collect::<Vec<_>>().join(", ")),
             ("admin.listen", self.admin_listen.to_string()),
             ("ledger", format!("{:?}", self.ledger)),
+            ("startup.takeover_socket", format!("{:?}", self.startup.takeover_socket)),
         ]
     }
 }
@@ -257,6 +269,7 @@ impl Check {
             ("replay.wait", file.replay.wait),
             ("shutdown.delay", file.shutdown.delay),
             ("shutdown.timeout", file.shutdown.timeout),
+            ("startup.wait", file.startup.wait),
         ];
         for (member, time) in times {
             self.time(member, time.unwrap_or_default(), Duration::ZERO);
@@ -274,6 +287,9 @@ impl Check {
             .get(env::ALLOWED_ACTIONS)
             .map(|list| list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
             .or(file.allowed_actions.map(HashSet::from_iter));
+        if file.startup.takeover_socket.as_ref().is_some_and(|path| !path.is_absolute()) {
+            self.problems.push("startup.takeover_socket must be a whole path".to_owned());
+        }
         let upstreams = self.upstreams(file.upstreams);
         let actions = self.actions(file.actions, &upstreams);
         let passthrough = self.passthrough(file.passthrough, &upstreams, &actions);
@@ -306,6 +322,10 @@ impl Check {
             shutdown: Shutdown {
                 delay: file.shutdown.delay.unwrap_or(Duration::ZERO),
                 timeout: file.shutdown.timeout.unwrap_or(Duration::from_secs(30)),
+            },
+            startup: Startup {
+                takeover_socket: file.startup.takeover_socket,
+                wait: file.startup.wait.unwrap_or(Duration::from_secs(60)),
             },
             warnings: Vec::new(),
         })

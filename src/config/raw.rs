@@ -29,6 +29,7 @@ pub(super) struct File {
     pub passthrough: Vec<PassRule>,
     pub limits: Limits,
     pub shutdown: Shutdown,
+    pub startup: Startup,
 }
 
 /// How long, for the schema alone.
@@ -326,6 +327,15 @@ pub(super) struct Limits {
     pub connection_requests: Option<u32>,
     pub in_flight: Option<usize>,
     pub buffered_bytes: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Startup {
+    pub takeover_socket: Option<PathBuf>,
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
+    pub wait: Option<Duration>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -27,7 +27,7 @@ mod rules;
 
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -37,7 +37,8 @@ use openexec_protocol::refusal::{Code, Refusal};
 use openexec_protocol::request::Request;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SetOnce};
+use tokio::time::timeout_at;
 use uuid::Uuid;
 
 pub use self::rules::Rules;
@@ -57,7 +58,9 @@ use crate::shutdown::Phase;
 pub struct Gate {
     rules: Arc<Current<Rules>>,
     clock: Arc<dyn Clock>,
-    ledger: OnceLock<Arc<dyn Ledger>>,
+    ledger: SetOnce<Arc<dyn Ledger>>,
+    /// Until then requests wait for a ledger that is not there yet.
+    hold_until: Option<Instant>,
     flights: Flights,
     in_flight: Arc<Permits>,
     metrics: Arc<Metrics>,
@@ -79,13 +82,21 @@ pub struct Report {
 }
 
 impl Gate {
-    /// Without a ledger: until [`Gate::set_ledger`] everything authentic is a 503.
-    pub fn new(rules: Rules, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, phase: Arc<Phase>) -> Arc<Self> {
+    /// Without a ledger: until [`Gate::set_ledger`] everything authentic waits, as long as `hold_until` is not over, and
+    /// is a 503 then.
+    pub fn new(
+        rules: Rules,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        phase: Arc<Phase>,
+        hold_until: Option<Instant>,
+    ) -> Arc<Self> {
         Arc::new(Gate {
             in_flight: Permits::new(rules.limits.in_flight),
             rules: Current::new(rules),
             clock,
-            ledger: OnceLock::new(),
+            ledger: SetOnce::new(),
+            hold_until,
             flights: Flights::default(),
             metrics,
             phase,
@@ -131,6 +142,7 @@ impl Gate {
     /// Why this server is of no use now; empty when it is.
     pub fn troubles(&self) -> Vec<&'static str> {
         let ledger = match self.ledger() {
+            None if self.hold_until.is_some() => Some("ledger_waiting"),
             None => Some("ledger_checking"),
             Some(ledger) => ledger.trouble(),
         };
@@ -226,7 +238,7 @@ impl Run {
     /// An action without effects: computed first, then claimed and recorded in one commit.
     async fn pure(self, compute: crate::registry::Pure) -> (Result<Answer, Refusal>, Timings) {
         let mut timings = Timings::default();
-        let prepared = self.gate.ledger_or_refusal().and_then(|ledger| {
+        let prepared = self.gate.ledger_or_refusal().await.and_then(|ledger| {
             let approved = self.authorise(ledger.fence())?;
             let result = compute(self.request.payload()).map_err(Refusal::from)?;
             let id = claim::new_id();
@@ -267,7 +279,7 @@ impl Run {
 
     async fn effect(self, effect: Arc<dyn Effect>, traceparent: Option<String>) -> (Result<Answer, Refusal>, Timings) {
         let mut timings = Timings::default();
-        let prepared = self.gate.ledger_or_refusal().and_then(|ledger| {
+        let prepared = self.gate.ledger_or_refusal().await.and_then(|ledger| {
             let approved = self.authorise(ledger.fence())?;
             effect.check(self.request.payload())?;
             let new = claim::new_execution(claim::new_id(), &approved, self.gate.clock.now());
@@ -332,7 +344,7 @@ impl Run {
 
     /// The stored answer of this nonce if there is one, else the refusal.
     async fn stored_or(self, refusal: Refusal, timings: &mut Timings) -> Result<Answer, Refusal> {
-        let ledger = match self.gate.ledger_or_refusal() {
+        let ledger = match self.gate.ledger_or_refusal().await {
             Ok(ledger) => ledger,
             Err(unavailable) => return Err(self.lead.refuse(unavailable)),
         };
@@ -416,7 +428,12 @@ impl Gate {
         recovery::run(self).await;
     }
 
-    fn ledger_or_refusal(&self) -> Result<Arc<dyn Ledger>, Refusal> {
-        self.ledger().cloned().ok_or_else(|| claim::unavailable(LedgerError::Unavailable))
+    async fn ledger_or_refusal(&self) -> Result<Arc<dyn Ledger>, Refusal> {
+        if let Some(ledger) = self.ledger() {
+            return Ok(ledger.clone());
+        }
+        let unavailable = || claim::unavailable(LedgerError::Unavailable);
+        let held = timeout_at(self.hold_until.ok_or_else(unavailable)?.into(), self.ledger.wait());
+        held.await.cloned().map_err(|_| unavailable())
     }
 }

@@ -36,23 +36,59 @@ impl Socket {
                 let listener = socket.listen(BACKLOG)?.into_std()?;
                 Ok(Socket { place: Place::Tcp(listener.local_addr()?), fd: listener.into() })
             }
+            Place::Unix { path, mode } => {
+                must_be_free(path)?;
+                Ok(Socket { place: place.clone(), fd: bind_file(path, *mode)?.into() })
+            }
+        }
+    }
+
+    /// As [`Socket::bind`], in the place of whoever listens on the same file.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn bind_again(place: &Place) -> io::Result<Self> {
+        match place {
+            Place::Tcp(_) => Socket::bind(place),
             Place::Unix { path, mode } => Ok(Socket { place: place.clone(), fd: bind_file(path, *mode)?.into() }),
         }
+    }
+
+    /// One that another process listened on.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn inherited(place: &Place, fd: OwnedFd) -> io::Result<Self> {
+        let place = match place {
+            Place::Tcp(_) => {
+                let listener = std::net::TcpListener::from(fd.try_clone()?);
+                listener.set_nonblocking(true)?;
+                Place::Tcp(listener.local_addr()?)
+            }
+            Place::Unix { .. } => {
+                UnixListener::from(fd.try_clone()?).set_nonblocking(true)?;
+                place.clone()
+            }
+        };
+        Ok(Socket { place, fd })
+    }
+}
+
+fn must_be_free(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            Err(io::Error::new(ErrorKind::AlreadyExists, "there is a file of another kind"))
+        }
+        // One that nobody listens on is what a process that died leaves.
+        Ok(_) if UnixStream::connect(path).is_ok() => Err(ErrorKind::AddrInUse.into()),
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
     }
 }
 
 /// The file appears under its name when it has its mode and listens: nobody connects before that.
 fn bind_file(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(io::Error::new(ErrorKind::AlreadyExists, "there is a file of another kind"));
-        }
-        // One that nobody listens on is what a process that died leaves.
-        Ok(_) if UnixStream::connect(path).is_ok() => return Err(ErrorKind::AddrInUse.into()),
-        Ok(_) => {}
-        Err(e) if e.kind() == ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
-    }
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
     let new = PathBuf::from(name);

@@ -99,7 +99,7 @@ impl Setup {
     pub fn start(&self) -> Server {
         let config = Config::load(self.config_path().as_deref(), &self.environment).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let parts = Parts { config, registry: self.registry.clone(), clock: self.clock.clone() };
+        let parts = Parts { config, registry: self.registry.clone(), clock: self.clock.clone(), taken: None };
         let running = runtime.block_on(app::start(parts)).unwrap();
         Server {
             address: running.listen.iter().find_map(tcp).expect("a test listens on TCP"),
@@ -206,7 +206,7 @@ impl Server {
 
     fn stop_now(&mut self) {
         if let (Some(runtime), Some(running)) = (self.runtime.take(), self.running.take()) {
-            runtime.block_on(running.stop());
+            runtime.block_on(running.stop(std::future::pending()));
             runtime.shutdown_background();
         }
     }
