@@ -53,6 +53,8 @@ const WRITE_BUFFER: usize = 8 << 10;
 const HURRY: Duration = Duration::from_secs(1);
 /// How often a ledger is asked for that another process has.
 const LEDGER_POLL: Duration = Duration::from_millis(10);
+/// Connections that Pingora has accepted have a task by then, and are counted.
+const SETTLE: Duration = Duration::from_millis(100);
 /// How often the end of what runs is looked for.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
@@ -166,8 +168,14 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     let Parts { config, registry, clock, mut taken } = parts;
     let metrics = Arc::new(Metrics::new());
     let phase = Arc::new(Phase::default());
-    // The old process has the ledger until it was told to end.
-    let opening = if taken.is_none() { Some(open_ledger(&config)?) } else { None };
+    let opening = match &taken {
+        None => Some(open_ledger(&config)?),
+        // The old process has the ledger until it was told to end, which it must not be for one that is of no use here.
+        Some(_) => {
+            may_serve(&config, ledger::preview(&config.ledger)?)?;
+            None
+        }
+    };
     let hold_until = taken.is_some().then(|| Instant::now() + config.startup.wait);
     let rules = rules(&config, &registry, &clock, &metrics);
     let gate = Gate::new(rules, clock.clone(), metrics.clone(), phase.clone(), hold_until);
@@ -283,27 +291,33 @@ fn register(
 
 fn open_ledger(config: &Config) -> Result<Opening, StartError> {
     let opening = ledger::open(&config.ledger)?;
-    if matches!(config.mode, Mode::Demo { by_name: false }) && opening.served_clawshield()? {
-        return Err(StartError::AccidentalDemo);
-    }
+    may_serve(config, opening.served_clawshield()?)?;
     Ok(opening)
+}
+
+fn may_serve(config: &Config, served_clawshield: bool) -> Result<(), StartError> {
+    let accidental = matches!(config.mode, Mode::Demo { by_name: false }) && served_clawshield;
+    if accidental { Err(StartError::AccidentalDemo) } else { Ok(()) }
 }
 
 /// Opens the gate when the process that has the ledger now has let go of it; the channel tells when that failed.
 fn await_ledger(
     config: &Config,
-    until: Option<Instant>,
+    hold_until: Option<Instant>,
     gate: &Arc<Gate>,
     metrics: &Arc<Metrics>,
 ) -> oneshot::Receiver<StartError> {
     let (failed, ledger_failed) = oneshot::channel();
     let (config, gate, metrics) = (config.clone(), gate.clone(), metrics.clone());
     tokio::task::spawn_blocking(move || {
+        let mut late = false;
         let opened = loop {
             match open_ledger(&config) {
-                Err(StartError::Ledger(ledger::OpenError::InUse { .. }))
-                    if until.is_some_and(|u| Instant::now() < u) =>
-                {
+                Err(StartError::Ledger(error @ ledger::OpenError::InUse { .. })) => {
+                    if !late && hold_until.is_some_and(|until| Instant::now() >= until) {
+                        late = true;
+                        tracing::error!(%error, "startup.wait is over: requests are refused until the ledger is free");
+                    }
                     std::thread::sleep(LEDGER_POLL);
                 }
                 opened => break opened,
@@ -313,7 +327,7 @@ fn await_ledger(
         match opened.and_then(|opening| Ok(opening.start(clawshield, skew, metrics, Arc::new(die))?)) {
             Ok(ledger) => {
                 gate.set_ledger(ledger);
-                tracing::info!("the ledger is ours now");
+                tracing::info!("the process before this one has let go of the ledger");
             }
             Err(error) => drop(failed.send(error)),
         }
@@ -511,7 +525,11 @@ impl Running {
         let _ = self.close_listeners.send(true);
         let timeout = self.shutdown.timeout;
         let mut deadline = Instant::now() + if hurry.is_terminated() { timeout.min(HURRY) } else { timeout };
-        while self.gate.in_flight() + self.serving.taken() > 0 && Instant::now() < deadline {
+        let settled = Instant::now() + SETTLE;
+        while Instant::now() < deadline {
+            if self.gate.in_flight() + self.serving.taken() == 0 && Instant::now() >= settled {
+                break;
+            }
             tokio::select! {
                 () = tokio::time::sleep(DRAIN_POLL) => {}
                 () = &mut hurry, if !hurry.is_terminated() => deadline = deadline.min(Instant::now() + HURRY),

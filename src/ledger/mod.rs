@@ -21,7 +21,7 @@ mod sqlite;
 pub use anchor::Anchor;
 pub use cache::Cached;
 pub use memory::Memory;
-pub use open::{Opening, open};
+pub use open::{Opening, open, preview};
 pub use sqlite::{OpenError, OpenFile, Sqlite};
 
 use std::sync::Arc;

@@ -40,6 +40,17 @@ pub fn open(config: &LedgerConfig) -> Result<Opening, OpenError> {
     })
 }
 
+/// What can be told of the configured ledger while another process has it: whether ClawShield mode ever used it.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn preview(config: &LedgerConfig) -> Result<bool, OpenError> {
+    match config {
+        LedgerConfig::Memory { .. } => Ok(false),
+        LedgerConfig::Sqlite(sqlite) => OpenFile::preview(sqlite),
+    }
+}
+
 impl Opening {
     /// Whether ClawShield mode ever used it.
     ///

@@ -75,11 +75,13 @@ impl Guarded {
         }
     }
 
-    /// Waits for the next request until its head is whole and good. `None`: there will be none.
+    /// Waits for the next request until its head is whole and good; once a stop began, for its first byte no longer than
+    /// `grace`. `None`: there will be none.
     pub(super) async fn read_head(
         &mut self,
         limits: &Limits,
         shutdown: &ShutdownWatch,
+        grace: Duration,
     ) -> Result<Option<Extent>, Refusal> {
         let mut scan = Scan::default();
         // The start of a request may have come with the end of the last one.
@@ -114,7 +116,7 @@ impl Guarded {
                         Ok(count) => count,
                         Err(_) => return Ok(None),
                     },
-                    () = stopping(shutdown) => return Ok(None),
+                    () = stopped(shutdown, grace) => return Ok(None),
                 },
             };
             match count {
@@ -150,11 +152,12 @@ impl Guarded {
     }
 }
 
-async fn stopping(shutdown: &ShutdownWatch) {
+async fn stopped(shutdown: &ShutdownWatch, grace: Duration) {
     // An error means that nobody is left who could ever stop us.
     if shutdown.clone().wait_for(|stopping| *stopping).await.is_err() {
         std::future::pending().await
     }
+    sleep(grace).await;
 }
 
 fn refuse(error: HeadError) -> Refusal {

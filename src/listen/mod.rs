@@ -14,6 +14,7 @@ pub(crate) use guard::{LINGER_BYTES, LINGER_TIME};
 pub use permits::{Permit, Permits};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::head::Extent;
 use async_trait::async_trait;
@@ -30,6 +31,10 @@ use crate::config::Limits;
 use crate::current::Current;
 use crate::execute::respond;
 use crate::metrics::Metrics;
+
+/// How long a connection that was accepted before a stop may take to send its first request's first byte: it is on its
+/// way, and its client has no reason to expect that it is not answered.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
 /// What answers the requests of a listener.
 #[async_trait]
@@ -48,7 +53,7 @@ pub struct Connections<S> {
     pub limits: Arc<Current<Limits>>,
     /// Connections at once.
     pub permits: Arc<Permits>,
-    /// Requests that are being answered.
+    /// Requests that are awaited on new connections, or being answered: a stop waits for them.
     pub serving: Arc<Permits>,
     /// Where connections are counted.
     pub metrics: Arc<Metrics>,
@@ -63,11 +68,12 @@ impl<S: Service> ServerApp for Connections<S> {
             return None;
         };
         let _counted = self.metrics.connection();
+        let first = self.serving.take();
         let connection = match &self.tls {
             None => Guarded::new(stream, limits.write_time),
             Some(tls) => self.encrypt(stream, &tls.get(), &limits).await?,
         };
-        self.serve_all(connection, shutdown).await;
+        self.serve_all(connection, first, shutdown).await;
         None
     }
 }
@@ -100,16 +106,17 @@ impl<S: Service> Connections<S> {
 }
 
 impl<S: Service> Connections<S> {
-    async fn serve_all(&self, mut connection: Guarded, shutdown: &ShutdownWatch) {
+    async fn serve_all(&self, mut connection: Guarded, mut awaited: Option<Permit>, shutdown: &ShutdownWatch) {
         for served in 1.. {
             let limits = self.limits.get();
-            let extent = match connection.read_head(&limits, shutdown).await {
+            let grace = if awaited.is_some() { FIRST_REQUEST_GRACE } else { Duration::ZERO };
+            let extent = match connection.read_head(&limits, shutdown, grace).await {
                 Ok(Some(extent)) => extent,
                 Ok(None) => return,
                 Err(refusal) => return self.refuse(connection, &refusal, true).await,
             };
             // Counted until the answer is written, so that a stop can wait for it.
-            let _serving = self.serving.take();
+            let _serving = awaited.take().or_else(|| self.serving.take());
             let mut session = ServerSession::new_http1(Box::new(connection));
             session.set_read_timeout(Some(limits.body_time));
             session.set_total_drain_timeout(Some(limits.body_time));

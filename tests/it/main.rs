@@ -20,4 +20,5 @@ mod replay;
 mod service;
 mod stop;
 mod support;
+mod takeover;
 mod vectors;

@@ -85,11 +85,11 @@ pub enum OpenError {
 /// The exclusive lock on a side file; held as long as this lives, freed by the system when the process dies.
 pub(super) struct Lock(#[allow(dead_code)] File);
 
-/// Locks the ledger, and tells whether its file exists.
-pub(super) fn take(config: &SqliteConfig) -> Result<(Lock, bool), OpenError> {
+/// Whether the ledger's file exists, which it must unless it may be made.
+pub(super) fn exists(config: &SqliteConfig) -> Result<bool, OpenError> {
     let path = &config.path;
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let not_writable = |e| OpenError::NotWritable(path.clone(), e);
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Some(name) = network_file_system(directory).map_err(not_writable)? {
         return Err(OpenError::NetworkFileSystem(path.clone(), name));
     }
@@ -101,6 +101,14 @@ pub(super) fn take(config: &SqliteConfig) -> Result<(Lock, bool), OpenError> {
     if !exists && !config.create {
         return Err(OpenError::Missing(path.clone()));
     }
+    Ok(exists)
+}
+
+/// Locks the ledger, and tells whether its file exists.
+pub(super) fn take(config: &SqliteConfig) -> Result<(Lock, bool), OpenError> {
+    let exists = exists(config)?;
+    let path = &config.path;
+    let not_writable = |e| OpenError::NotWritable(path.clone(), e);
     let lock_path = with_suffix(path, ".lock");
     let mut file =
         File::options().read(true).write(true).create(true).truncate(false).open(&lock_path).map_err(not_writable)?;

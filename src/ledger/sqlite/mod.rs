@@ -87,6 +87,17 @@ impl OpenFile {
         Ok(OpenFile { connection, config, lock, ledger_id, is_new, was_clean })
     }
 
+    /// What can be told of a file that another process has: whether ClawShield mode ever used it.
+    ///
+    /// # Errors
+    /// As [`OpenFile::open`], but for the lock.
+    pub fn preview(config: &SqliteConfig) -> Result<bool, OpenError> {
+        if !file::exists(config)? || !file::recognise(&config.path)? {
+            return Ok(false);
+        }
+        Ok(meta(&file::connect_reader(&config.path)?, "served_clawshield")?.as_deref() == Some("1"))
+    }
+
     /// Whether ClawShield mode ever used it.
     ///
     /// # Errors
