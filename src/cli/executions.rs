@@ -1,20 +1,20 @@
 //! `openexec executions`: what a running server executed, and settling what it cannot know.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use openexec_protocol::canonical::{CanonicalText, Limits};
 use serde_json::Value;
 
-use super::admin_client::{AdminClient, AskError};
+use super::admin_client::{AdminAddress, AskError};
 use super::{USAGE, fail, input};
 
 /// Asks a running server, with OPENEXEC_ADMIN_TOKEN (or the file that OPENEXEC_ADMIN_TOKEN_FILE names).
 #[derive(Args)]
 pub(super) struct Executions {
     #[command(flatten)]
-    admin: AdminClient,
+    admin: AdminAddress,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
@@ -71,16 +71,20 @@ struct Outcome {
 }
 
 impl Executions {
-    pub(super) fn run(self) -> ExitCode {
+    pub(super) fn run(self, config: Option<&Path>) -> ExitCode {
+        let admin = match self.admin.client(config) {
+            Ok(admin) => admin,
+            Err(error) => return explain(&error),
+        };
         let asked = match &self.command {
             Command::List(list) => {
                 let state = list.state.as_ref().map(|state| format!("&state={state}")).unwrap_or_default();
                 let before = list.before.as_ref().map(|id| format!("&before={id}")).unwrap_or_default();
-                self.admin.get(&format!("/executions?limit={}{state}{before}", list.limit))
+                admin.get(&format!("/executions?limit={}{state}{before}", list.limit))
             }
-            Command::Show { id } => self.admin.get(&format!("/executions/{id}")),
+            Command::Show { id } => admin.get(&format!("/executions/{id}")),
             Command::Resolve(resolve) => match resolve.body() {
-                Ok(body) => self.admin.post(&format!("/executions/{}/resolve", resolve.id), body),
+                Ok(body) => admin.post(&format!("/executions/{}/resolve", resolve.id), body),
                 Err(problem) => return fail(problem, USAGE),
             },
         };
@@ -88,14 +92,14 @@ impl Executions {
             Ok(answer) if self.json => println!("{answer:#}"),
             Ok(answer) if answer["executions"].is_array() => table(&answer),
             Ok(answer) => details(&answer),
-            Err(error) => return self.explain(&error),
+            Err(error) => return explain(&error),
         }
         ExitCode::SUCCESS
     }
+}
 
-    fn explain(&self, error: &AskError) -> ExitCode {
-        fail(error, error.exit_code())
-    }
+fn explain(error: &AskError) -> ExitCode {
+    fail(error, error.exit_code())
 }
 
 impl Resolve {
@@ -143,9 +147,7 @@ fn details(answer: &Value) {
 fn printable(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => {
-            text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
-        }
+        Value::String(text) => super::printable(text),
         other => other.to_string(),
     }
 }

@@ -4,6 +4,8 @@ mod admin_client;
 mod executions;
 mod input;
 mod mint;
+mod notify;
+mod probe;
 mod schema;
 mod serve;
 mod validate;
@@ -31,7 +33,7 @@ struct Arguments {
 const EXIT_CODES: &str = "\
 Exit codes:
   0   done
-  1   `verify`: not acceptable; `executions`: no such one, or not in a state for it
+  1   `verify`: not acceptable; `executions`: no such one, or not in a state for it; `probe`: not ready
   2   wrong usage
   69  an address cannot be listened on, or the admin listener cannot be reached
   74  the ledger cannot be read or written, or is damaged
@@ -54,6 +56,8 @@ enum Command {
     Schema,
     /// Print what a shell needs to complete commands and options
     Completions(schema::Completions),
+    /// Ask a running server whether it is ready: the health check of a container
+    Probe(probe::Probe),
     /// What a running server executed, and settling what it cannot know
     Executions(executions::Executions),
 }
@@ -68,7 +72,8 @@ pub fn run() -> ExitCode {
         Command::Verify(verify) => verify.run(config.as_deref()),
         Command::Schema => schema::run(),
         Command::Completions(completions) => completions.run(),
-        Command::Executions(executions) => executions.run(),
+        Command::Probe(probe) => probe.run(config.as_deref()),
+        Command::Executions(executions) => executions.run(config.as_deref()),
     }
 }
 
@@ -76,6 +81,11 @@ pub fn run() -> ExitCode {
 fn fail(problem: impl std::fmt::Display, code: u8) -> ExitCode {
     eprintln!("openexec: {problem}");
     ExitCode::from(code)
+}
+
+/// Text of somebody else: nothing that a terminal would obey.
+fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 /// A configuration that cannot be used.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::notify::{self, State};
 use super::{BAD_CONFIGURATION, fail};
 use crate::app::{self, Ending, Parts, Running, StartError};
 use crate::clock::SystemClock;
@@ -84,15 +85,18 @@ async fn serve(config: Config, path: Option<&Path>, takeover: bool) -> Result<()
     };
     let parts = Parts { config, registry: Registry::default(), clock: Arc::new(SystemClock), taken };
     let mut running = app::start(parts).await?;
+    notify::tell(State::Ready, &ProcessEnvironment);
     loop {
         tokio::select! {
             () = signals.next() => {
+                notify::tell(State::Stopping, &ProcessEnvironment);
                 running.stop(signals.next()).await;
                 return Ok(());
             }
             ending = running.ending() => match ending {
                 Ending::Failed(error) => return Err(error),
                 Ending::TakenOver => {
+                    notify::tell(State::Stopping, &ProcessEnvironment);
                     running.hand_over(signals.next()).await;
                     return Ok(());
                 }

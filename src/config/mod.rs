@@ -14,6 +14,7 @@ pub mod upstream;
 pub use raw::OnMismatch;
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -216,6 +217,31 @@ pub fn files(path: Option<&Path>, environment: &impl Environment) -> Vec<PathBuf
     path.map(Path::to_owned).into_iter().chain(secrets).chain(named).collect()
 }
 
+/// Where commands find the admin listener when no variable says so. Of the file nothing else is looked at: the rest is
+/// the server's, whose files and secrets may be closed to whoever asks it.
+///
+/// # Errors
+/// The file cannot be read, is no YAML, or has no address there.
+pub fn admin_listen(path: Option<&Path>) -> Result<SocketAddr, ConfigError> {
+    let problem = |path: &Path, what: &dyn Display| ConfigError(vec![format!("{}: {what}", path.display())]);
+    let typed = match path {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|e| problem(path, &e))?;
+            let file: serde_json::Value =
+                serde_saphyr::from_str(&text).map_err(|e| problem(path, &e.without_snippet()))?;
+            file.pointer("/admin/listen").cloned().map(|typed| (path, typed))
+        }
+    };
+    match typed {
+        None => Ok(ADMIN_LISTEN.parse().expect("the default is an address")),
+        Some((path, typed)) => typed
+            .as_str()
+            .and_then(|typed| typed.parse().ok())
+            .ok_or_else(|| problem(path, &"admin.listen must be an IP address and a port, such as 127.0.0.1:5001")),
+    }
+}
+
 /// The file, and its text.
 fn read(path: &Path) -> Result<(raw::File, String), ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|e| ConfigError(vec![format!("{}: {e}", path.display())]))?;
@@ -247,6 +273,8 @@ fn located(problems: Vec<String>, path: Option<&Path>, text: &str) -> ConfigErro
     ConfigError(problems.into_iter().map(locate).collect())
 }
 
+/// The admin listener's address, unless something else is said.
+const ADMIN_LISTEN: &str = "127.0.0.1:5001";
 /// Longer than anything that is meant.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
@@ -276,7 +304,7 @@ impl Check {
         }
         let mode = self.mode(&file, environment);
         let listen = self.listeners(environment.get(env::LISTEN), file.listen);
-        let admin = self.address(environment, env::ADMIN_LISTEN, "admin.listen", file.admin.listen, "127.0.0.1:5001");
+        let admin = self.address(environment, env::ADMIN_LISTEN, "admin.listen", file.admin.listen, ADMIN_LISTEN);
         let ledger = self.ledger(environment, file.ledger);
         let admin_tokens = self.admin_tokens(environment);
         let limits = limits(file.limits);

@@ -13,6 +13,7 @@ mod kill;
 mod listen;
 mod network;
 mod passthrough;
+mod probe;
 mod readme;
 mod recovery;
 mod reload;

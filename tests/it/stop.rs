@@ -2,13 +2,15 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use openexec::registry::Registry;
 use serde_json::json;
 
-use crate::support::{Client, Response, Setup, answered, effect, request};
+use crate::support::{Client, PATIENCE, Process, Response, Setup, answered, effect, free, request};
 
 fn slow() -> Registry {
     let slow = effect(|_| async {
@@ -36,6 +38,39 @@ fn what_runs_is_finished_recorded_and_answered() {
     answer.must_be_executed(false);
     let server = setup.start();
     assert_eq!(server.execute(&body).body, answer.body);
+}
+
+/// As systemd asks for it (sd_notify(3)), by a path or by an abstract name.
+#[test]
+fn a_service_manager_is_told_of_the_start_and_of_the_stop() {
+    let setup = Setup::demo();
+    let path = setup.directory.path().join("notify");
+    let name = format!("openexec-test-{}", std::process::id());
+    for (socket, address) in [
+        (path.to_str().unwrap().to_owned(), SocketAddr::from_pathname(&path).unwrap()),
+        (format!("@{name}"), SocketAddr::from_abstract_name(&name).unwrap()),
+    ] {
+        let manager = UnixDatagram::bind_addr(&address).unwrap();
+        manager.set_read_timeout(Some(PATIENCE)).unwrap();
+        let hear = || {
+            let mut word = [0; 64];
+            let length = manager.recv(&mut word).unwrap();
+            String::from_utf8(word[..length].to_vec()).unwrap()
+        };
+        let mut command = setup.command(&[]);
+        command.env("NOTIFY_SOCKET", socket).env("OPENEXEC_LISTEN", free()).env("OPENEXEC_ADMIN_LISTEN", free());
+        let process = Process::start(&mut command);
+        assert_eq!(hear(), "READY=1");
+        process.signal("TERM");
+        assert_eq!(hear(), "STOPPING=1");
+        assert_eq!(process.end().0, Some(0));
+    }
+    // Nobody hears: it serves all the same.
+    let mut command = setup.command(&[]);
+    command.env("NOTIFY_SOCKET", "/nowhere").env("OPENEXEC_LISTEN", free()).env("OPENEXEC_ADMIN_LISTEN", free());
+    let process = Process::start(&mut command);
+    process.signal("TERM");
+    assert_eq!(process.end().0, Some(0));
 }
 
 #[test]
