@@ -5,7 +5,14 @@
 PACKAGES := cmake gcc libc6-dev make python3 curl util-linux mount procps
 COMMANDS := cmake cc make python3 curl unshare mount kill
 
-.PHONY: run test lint bench evidence setup
+# What the packages and their tests need beside that; these are made on Debian and Ubuntu only. systemd-nspawn boots a
+# systemd of its own, iproute2 wakes up the loopback of a namespace.
+PACKAGING_PACKAGES := buildah debootstrap dpkg-dev iproute2 systemd-container
+PACKAGING_COMMANDS := buildah debootstrap dpkg-shlibdeps ip systemd-nspawn
+MADE := target/packaging
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: run test lint bench evidence setup setup-packaging deb sbom image package-test
 
 run: setup
 	cargo build --release
@@ -26,6 +33,30 @@ bench: setup
 evidence: setup
 	OPENEXEC_TEST_KILL_CYCLES=1000 cargo test -p openexec --test it -- kill:: crash:: --nocapture
 	$(MAKE) bench
+
+# target/packaging/openexec_*.deb
+deb: setup-packaging
+	cargo build --release --bin openexec
+	packaging/deb/build.sh
+
+# target/packaging/openexec-image.tar, for `docker load` or `podman load`
+image: deb
+	$(AS_ROOT) packaging/root.sh $(MADE)/root
+	$(AS_ROOT) packaging/image/build.sh $(MADE)/openexec_*.deb $(MADE)/root $(MADE)/openexec-image.tar
+
+# target/packaging/openexec.cdx.json, which is in both of them
+sbom: setup-packaging
+	packaging/sbom/build.sh $(MADE)/openexec.cdx.json
+
+# Installs the package into a bare Debian, runs its units there under systemd, and runs the image.
+package-test: image
+	$(AS_ROOT) python3 packaging/deb/test.py $(MADE)/openexec_*.deb $(MADE)/root
+	$(AS_ROOT) python3 packaging/image/test.py
+
+setup-packaging: setup
+	@$(MAKE) --no-print-directory setup PACKAGES="$(PACKAGING_PACKAGES)" COMMANDS="$(PACKAGING_COMMANDS)"
+	@command -v cargo-deb >/dev/null || cargo install cargo-deb --locked --quiet
+	@command -v cargo-cyclonedx >/dev/null || cargo install cargo-cyclonedx --locked --quiet
 
 setup:
 	@command -v cargo >/dev/null || { echo "Rust is missing: see https://rustup.rs"; exit 1; }
