@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# build.sh DEB ROOT ARCHIVE: an image of what the package installs and the libraries that it needs, which are those of the
-# Debian in ROOT. ARCHIVE is for `docker load` and `podman load`.
+# build.sh DEB ROOT ARCHIVE: an image of what the package installs and the libraries that it needs, which are those of
+# the Debian in ROOT. ARCHIVE is for `docker load` and `podman load`.
 #
 # A binary without libraries was rejected: glibc's resolver is not made to be linked statically.
 set -euo pipefail

@@ -55,7 +55,7 @@ class Container:
         self.environment = dict(line.split("=", 1) for line in config["Env"])
 
     def command(self, *arguments):
-        # chroot(1) begins in /, and an engine in the working directory. The ledger's URL is whole, so it is all the same.
+        # chroot(1) begins in /, not in the working directory: the ledger's URL is whole, so it is all the same.
         return [*self.enter, *self.config["Entrypoint"], *arguments]
 
     def run(self, *arguments, text=None):

@@ -1,5 +1,5 @@
-"""finish.py MADE OUTPUT, with `cargo tree --prefix none` on standard input: holds what cargo-cyclonedx made against what
-cargo says is linked.
+"""finish.py MADE OUTPUT, with `cargo tree --prefix none` on standard input: holds what cargo-cyclonedx made against
+what cargo says is linked.
 
 A crate of the tree that is not in the SBOM is an error. One that is in the SBOM and not in the tree is taken out: the
 tool takes features for on that only the tests switch on, and a scanner would warn of crates that nobody runs.
