@@ -41,3 +41,5 @@ name=openexec:${version%-*}
 ./buildah.sh build --format docker --isolation chroot --tag "$name" --tag openexec:latest --file Dockerfile "$context"
 rm -f "$archive"
 ./buildah.sh push "openexec:latest" "docker-archive:$archive:$name"
+# What the last build left without a name.
+./buildah.sh rmi --prune
