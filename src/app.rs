@@ -178,7 +178,8 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     };
     let hold_until = taken.is_some().then(|| Instant::now() + config.startup.wait);
     let rules = rules(&config, &registry, &clock, &metrics);
-    let gate = Gate::new(rules, clock.clone(), metrics.clone(), phase.clone(), hold_until);
+    let memory = Permits::new(config.limits.buffered_bytes);
+    let gate = Gate::new(rules, memory.clone(), clock.clone(), metrics.clone(), phase.clone(), hold_until);
     let sockets =
         config.listen.iter().map(|listener| bind(&listener.place, &mut taken)).collect::<Result<Vec<_>, _>>()?;
     let admin_socket = bind(&Place::Tcp(config.admin_listen), &mut taken)?;
@@ -201,7 +202,7 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         tokens: Current::new(config.admin_tokens.clone()),
         connections: Permits::new(connections(&config)),
         tls: config.listen.iter().map(|listener| listener.tls.clone().map(Current::new)).collect(),
-        memory: Permits::new(config.limits.buffered_bytes),
+        memory,
         registry,
         clock,
         metrics: metrics.clone(),
@@ -227,7 +228,7 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     let admin_shared = shared(Permits::new(ADMIN_CONNECTIONS), None);
     let mut services = vec![serve("admin", admin_socket, admin, admin_shared, &close_listeners)];
     for (socket, tls) in sockets.into_iter().zip(&replaceable.tls) {
-        let front = Front::new(gate.clone(), replaceable.memory.clone());
+        let front = Front::new(gate.clone());
         let shared = shared(replaceable.connections.clone(), tls.clone());
         services.push(serve("main", socket, front, shared, &close_listeners));
     }

@@ -18,6 +18,7 @@ pub struct Metrics {
     refused: Vec<IntCounter>,
     in_flight: IntGauge,
     connections: IntGauge,
+    buffered: IntGauge,
     ledger_commits: IntCounter,
     ledger_failures: IntCounter,
     ledger_batch: Histogram,
@@ -146,6 +147,10 @@ impl Metrics {
             refused: Code::all().map(|code| verdicts.with_label_values(&["refused", code.as_str()])).collect(),
             in_flight: register(&registry, IntGauge::new("openexec_in_flight_executions", "Executions that run now")),
             connections: register(&registry, IntGauge::new("openexec_connections", "Client connections that are open")),
+            buffered: register(
+                &registry,
+                IntGauge::new("openexec_buffered_bytes", "Memory of requests' and answers' bodies, as limited"),
+            ),
             ledger_commits: register(
                 &registry,
                 IntCounter::new("openexec_ledger_commits_total", "Durable commits of the ledger"),
@@ -287,6 +292,11 @@ impl Metrics {
     pub fn connection(&self) -> Counted {
         self.connections.inc();
         Counted(self.connections.clone())
+    }
+
+    /// Bytes of bodies that are held now.
+    pub fn buffered(&self, bytes: usize) {
+        self.buffered.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// The ledger committed this many rows.

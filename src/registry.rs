@@ -11,6 +11,7 @@ use openexec_protocol::refusal::Refusal;
 
 use crate::execute::dispatch::{InvalidPayload, builtin};
 use crate::ledger::{Record, RecoveryPolicy};
+use crate::listen::Permit;
 
 /// Computes a result from a payload, without any effect: executing it twice would harm nobody.
 pub type Pure = fn(&CanonicalText) -> Result<CanonicalText, InvalidPayload>;
@@ -46,8 +47,8 @@ pub trait Effect: Send + Sync {
     /// Why it cannot be done now. Nothing was sent.
     async fn prepare(&self) -> Result<Ready, Refusal>;
 
-    /// Tries to find out what came of an execution.
-    async fn recover(&self, _record: &Record) -> Recovered {
+    /// Tries to find out what came of an execution. `memory` is for what it reads.
+    async fn recover(&self, _record: &Record, _memory: Arc<Permit>) -> Recovered {
         Recovered::Operator
     }
 }
@@ -70,6 +71,8 @@ pub struct Dispatch {
     pub payload: CanonicalText,
     /// The client's trace.
     pub traceparent: Option<String>,
+    /// For the answer: it grows with it.
+    pub memory: Arc<Permit>,
 }
 
 /// How a dispatch ended.

@@ -2,8 +2,8 @@
 //! figures.
 //!
 //! First the gate alone against the leanest Pingora server that reads, parses, hashes, verifies and answers, but keeps
-//! no ledger; then the forwarded action against gateways that only pass bytes, or verify, and keep no record.
-//! `BENCH_ONLY=gate` or `forward` runs one of them; `BENCH_ROUNDS` and `BENCH_REQUESTS` make it shorter.
+//! no ledger; then the forwarded action against gateways that only pass bytes, or verify, and keep no record;
+//! then one client beside 500 slow ones. `BENCH_ONLY=gate`, `forward` or `slow` runs one of them; `BENCH_ROUNDS` and `BENCH_REQUESTS` make it shorter.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -13,6 +13,7 @@ mod lean;
 mod load;
 mod passing;
 mod process;
+mod slow;
 mod table;
 mod upstream;
 
@@ -40,11 +41,15 @@ fn main() {
     let number = |name: &str, default| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     let (rounds, requests) = (number("BENCH_ROUNDS", ROUNDS), number("BENCH_REQUESTS", REQUESTS));
     let only = std::env::var("BENCH_ONLY").unwrap_or_default();
-    if only != "forward" {
+    let runs = |part: &str| only.is_empty() || only == part;
+    if runs("gate") {
         gate(rounds, requests);
     }
-    if only != "gate" {
+    if runs("forward") {
         forward::measure(rounds, requests);
+    }
+    if runs("slow") {
+        slow::measure(rounds, requests);
     }
 }
 

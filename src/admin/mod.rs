@@ -44,6 +44,7 @@ impl Service for Admin {
                 respond::refusal(session, &respond::method_not_allowed("GET, HEAD")).await;
             }
             "/metrics" => {
+                self.metrics.buffered(self.gate.buffered_bytes());
                 respond::document(session, 200, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render())
                     .await;
             }

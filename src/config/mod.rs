@@ -32,6 +32,7 @@ use self::listener::{Listener, Place};
 use self::locate::Lines;
 use self::upstream::UpstreamConfig;
 use crate::admin::AdminTokens;
+use crate::execute::dispatch::RESERVED_BYTES;
 
 /// A configuration without a mistake that could be found without running it.
 #[derive(Clone, Debug)]
@@ -320,6 +321,7 @@ impl Check {
         }
         let upstreams = self.upstreams(file.upstreams);
         let actions = self.actions(file.actions, &upstreams);
+        self.room_for_answers(&limits, &actions);
         let passthrough = self.passthrough(file.passthrough, &upstreams, &actions);
         self.allowed(allowed_actions.as_ref(), &actions);
         let (mode, admin_listen, ledger) = (mode?, admin?, ledger?);
@@ -478,6 +480,17 @@ impl Check {
     }
 
     /// A limit of nothing would refuse everything, and a time of years is a mistake.
+    /// Or no action of a service could ever be executed.
+    fn room_for_answers(&mut self, limits: &Limits, actions: &BTreeMap<String, ActionConfig>) {
+        let needed = limits.body_bytes.saturating_add(RESERVED_BYTES);
+        let forwards = actions.values().any(|action| matches!(action, ActionConfig::Forward(_)));
+        if forwards && limits.buffered_bytes < needed {
+            self.problems.push(format!(
+                "limits.buffered_bytes must be at least {needed}: body_bytes, and {RESERVED_BYTES} for a service's answer"
+            ));
+        }
+    }
+
     fn positive(&mut self, limits: &Limits) {
         let counts = [
             ("header_bytes", limits.header_bytes),

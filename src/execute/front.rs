@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::intake::{self, Body, Bounds};
 use super::{Gate, Report, Rules, respond};
 use crate::VERSION;
-use crate::listen::{LINGER_BYTES, LINGER_TIME, Permits, Service};
+use crate::listen::{LINGER_BYTES, LINGER_TIME, Service};
 use crate::metrics::Metrics;
 
 /// Bytes of an unread body that are thrown away so that its connection can be used again.
@@ -29,14 +29,12 @@ const SMALL: usize = 64 << 10;
 /// Answers the main listener's requests.
 pub struct Front {
     gate: Arc<Gate>,
-    /// For all bodies.
-    memory: Arc<Permits>,
 }
 
 impl Front {
-    /// In front of this gate, with so much memory for bodies.
-    pub fn new(gate: Arc<Gate>, memory: Arc<Permits>) -> Self {
-        Front { gate, memory }
+    /// In front of this gate.
+    pub fn new(gate: Arc<Gate>) -> Self {
+        Front { gate }
     }
 }
 
@@ -141,7 +139,7 @@ impl Front {
     /// The whole body; `None` when the client was told already why not.
     async fn body(&self, session: &mut ServerSession, rules: &Rules, bytes: usize) -> Option<Body> {
         let bounds = Bounds { bytes, time: rules.limits.body_time };
-        match intake::read(session, bounds, &self.memory).await {
+        match intake::read(session, bounds, &self.gate.memory).await {
             Ok(body) => Some(body),
             Err(refusal) => {
                 self.refuse(session, refusal).await;

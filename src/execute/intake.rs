@@ -39,8 +39,8 @@ pub(crate) async fn read(session: &mut ServerSession, bounds: Bounds, memory: &A
         session.write_continue_response().await.map_err(|_| unreadable())?;
         session.set_keepalive(keepalive);
     }
-    let mut share = memory.take_many(0).ok_or_else(too_many)?;
-    let collected = timeout(bounds.time, collect(session, bounds, announced, &mut share)).await;
+    let share = memory.take_many(0).ok_or_else(too_many)?;
+    let collected = timeout(bounds.time, collect(session, bounds, announced, &share)).await;
     Ok(Body { bytes: collected.map_err(|_| too_slow())??, _share: share })
 }
 
@@ -81,7 +81,7 @@ async fn collect(
     session: &mut ServerSession,
     bounds: Bounds,
     announced: Option<usize>,
-    share: &mut Permit,
+    share: &Permit,
 ) -> Result<Bytes, Refusal> {
     let mut whole = BytesMut::new();
     loop {

@@ -63,6 +63,8 @@ pub struct Gate {
     hold_until: Option<Instant>,
     flights: Flights,
     in_flight: Arc<Permits>,
+    /// For all bodies: requests and answers.
+    memory: Arc<Permits>,
     metrics: Arc<Metrics>,
     phase: Arc<Phase>,
     /// Rings when an outcome is unknown.
@@ -82,10 +84,11 @@ pub struct Report {
 }
 
 impl Gate {
-    /// Without a ledger: until [`Gate::set_ledger`] everything authentic waits, as long as `hold_until` is not over, and
-    /// is a 503 then.
+    /// With so much memory for bodies, and without a ledger: until [`Gate::set_ledger`] everything authentic waits, as
+    /// long as `hold_until` is not over, and is a 503 then.
     pub fn new(
         rules: Rules,
+        memory: Arc<Permits>,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
         phase: Arc<Phase>,
@@ -94,6 +97,7 @@ impl Gate {
         Arc::new(Gate {
             in_flight: Permits::new(rules.limits.in_flight),
             rules: Current::new(rules),
+            memory,
             clock,
             ledger: SetOnce::new(),
             hold_until,
@@ -134,6 +138,11 @@ impl Gate {
         self.in_flight.taken()
     }
 
+    /// Bytes of requests' and answers' bodies that are held now.
+    pub fn buffered_bytes(&self) -> usize {
+        self.memory.taken()
+    }
+
     /// The variable without which nothing can be approved.
     pub fn not_configured(&self) -> Option<&'static str> {
         self.rules().authenticator.missing()
@@ -158,6 +167,7 @@ impl Gate {
         let mut timings = Timings::default();
         let mut action = None;
         let outcome = self.decide(rules, body, traceparent, &mut action, &mut timings).await;
+        let outcome = outcome.and_then(|answer| answer.within(&self.memory));
         timings.enforcement = started.elapsed().saturating_sub(timings.ledger + timings.upstream);
         match &outcome {
             Ok(answer) if answer.replayed => self.metrics.replayed(),
@@ -290,6 +300,10 @@ impl Run {
         {
             return (self.not_claimed(Ok(Claimed::Known(known))), timings);
         }
+        let Some(memory) = self.gate.memory.take_many(dispatch::RESERVED_BYTES).map(Arc::new) else {
+            let full = Refusal::new(Code::Overloaded, "Too many bodies are held at once").with_retry_after(1);
+            return (Err(self.lead.refuse(full)), timings);
+        };
         let prepared = match prepared {
             // Connected before anything is claimed: what cannot be reached costs nothing.
             Ok((ledger, new)) => {
@@ -318,6 +332,7 @@ impl Run {
             action: intent.action.clone(),
             payload: self.request.payload().clone(),
             traceparent,
+            memory: memory.clone(),
         };
         let dispatched = Instant::now();
         // A panic there must not keep the outcome from being recorded.
@@ -325,12 +340,12 @@ impl Run {
         timings.upstream += dispatched.elapsed();
         let asked = Instant::now();
         let outcome = record::outcome(&intent.id, ended);
-        let execution = record::settle(ledger, claim, outcome, &intent, self.counted).await;
+        let execution = record::settle(ledger, claim, outcome, &intent, (self.counted, memory.clone())).await;
         timings.ledger += asked.elapsed();
         if execution.state == State::Settled(Outcome::Unknown) {
             self.gate.unknown.notify_one();
         }
-        let answer = Answer::fresh(&execution);
+        let answer = Answer::fresh(&execution).map(|answer| answer.holding(memory));
         self.lead.settle(execution);
         (answer, timings)
     }

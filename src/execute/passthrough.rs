@@ -177,6 +177,8 @@ async fn upload(
     let Some(pieces) = pieces else { return Ok(true) };
     loop {
         match session.read_request_body().await {
+            // In the middle of a chunk's framing. As a piece it would be the end.
+            Ok(Some(piece)) if piece.is_empty() => {}
             Ok(Some(piece)) => match timeout(patience, pieces.send(Ok(piece))).await {
                 Ok(Ok(())) => {}
                 // The service wants no more: it has answered, or is gone.
@@ -193,12 +195,12 @@ async fn upload(
             }
             Err(error) => {
                 let _ = pieces.try_send(Err(io::ErrorKind::UnexpectedEof.into()));
-                return Err(if error.etype() == &ErrorType::ReadTimedout {
-                    let detail = "The request's body took too long";
-                    Failure::Refused(Refusal::new(Code::RequestTimeout, detail))
+                let (code, detail) = if error.etype() == &ErrorType::ReadTimedout {
+                    (Code::RequestTimeout, "The request's body took too long")
                 } else {
-                    Failure::Broken
-                });
+                    (Code::BadHttp, "Bad HTTP framing: the request's body ends early or is malformed")
+                };
+                return Err(Failure::Refused(Refusal::new(code, detail)));
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Gate, record};
+use super::{Gate, dispatch, record};
 use crate::ledger::{Ledger, LedgerError, Outcome, State};
 use crate::metrics::RecoveryResult;
 use crate::registry::{Handler, Recovered};
@@ -153,7 +153,10 @@ async fn attempt(gate: &Gate, ledger: &dyn Ledger, id: &str) -> Next {
     let rules = gate.rules();
     let is_ours = rules.authenticator.acts_for(&found.tenant) && rules.policy.allows(&found.execution.action);
     let recovered = match rules.registry.get(&found.execution.action) {
-        Some(Handler::Effect(effect)) if is_ours => effect.recover(&found).await,
+        Some(Handler::Effect(effect)) if is_ours => match gate.memory.take_many(dispatch::RESERVED_BYTES) {
+            Some(memory) => effect.recover(&found, Arc::new(memory)).await,
+            None => Recovered::AskAgain,
+        },
         _ => Recovered::Operator,
     };
     let policy = found.dispatched.as_ref().map_or("", |dispatched| dispatched.policy.as_str());

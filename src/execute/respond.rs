@@ -1,5 +1,7 @@
 //! The one place where outcomes become HTTP.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use openexec_protocol::canonical::CanonicalText;
 use openexec_protocol::refusal::{Code, Refusal};
@@ -7,6 +9,7 @@ use pingora::http::{Method, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 
 use crate::ledger::{Done, Execution, Outcome, State};
+use crate::listen::{Permit, Permits};
 
 /// A stored result on its way to a client.
 #[derive(Clone, Debug)]
@@ -20,6 +23,8 @@ pub struct Answer {
     headers: Vec<(String, String)>,
     receipt: String,
     body: Bytes,
+    /// Given back when it is written.
+    memory: Option<Arc<Permit>>,
 }
 
 impl Answer {
@@ -46,7 +51,27 @@ impl Answer {
             headers: headers.clone(),
             receipt: receipt.clone(),
             body: body.concat().into(),
+            memory: None,
         }
+    }
+
+    /// With the memory that it was read into.
+    pub(super) fn holding(self, memory: Arc<Permit>) -> Self {
+        Answer { memory: Some(memory), ..self }
+    }
+
+    /// With its share of the memory for all bodies, for as long as its client takes to read it.
+    ///
+    /// # Errors
+    /// There is none left. It was stored before, so asking again harms nobody; a first answer is never held back.
+    pub(super) fn within(self, memory: &Arc<Permits>) -> Result<Self, Refusal> {
+        if !self.replayed {
+            return Ok(self);
+        }
+        let too_many =
+            || Refusal::new(Code::Overloaded, "Too many answers are being written at once").with_retry_after(1);
+        let share = memory.take_many(self.body.len()).ok_or_else(too_many)?;
+        Ok(self.holding(Arc::new(share)))
     }
 
     /// What the request that executed it is told.
@@ -92,6 +117,7 @@ pub async fn answer(session: &mut ServerSession, answer: Answer) {
         headers.push(("OpenExec-Upstream-Status", status));
     }
     write(session, answer.status, &headers, &answer.headers, answer.body, false).await;
+    drop(answer.memory);
 }
 
 /// Sends a refusal. The connection stays usable unless the request on it was not read to its end.

@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
+use super::chunks::Chunks;
 use super::head::{self, Extent, HeadError, Scan};
 use crate::config::Limits;
 
@@ -41,14 +42,27 @@ pub struct Guarded {
     inner: Inner,
     /// Read, and not handed on.
     buffer: BytesMut,
-    /// How many bytes of the present request Pingora may still have; `None`: chunked, as many as there are.
-    allowance: Option<u64>,
+    /// What Pingora may still have.
+    rest: Rest,
     /// How long the client may take to make room for more of an answer.
     write_time: Duration,
     /// Set while it makes none.
     write_deadline: Option<Pin<Box<Sleep>>>,
     /// It made none in time: nothing is written any more.
     stuck: bool,
+    /// Nothing is written any more: how much is still read, and how long.
+    lingering: Option<(usize, Pin<Box<Sleep>>)>,
+}
+
+/// What is left of the present request.
+#[derive(Debug)]
+enum Rest {
+    /// So many bytes.
+    Bytes(u64),
+    /// As many as there are to where its framing ends it.
+    Chunked(Chunks),
+    /// Nobody knows where it ends.
+    Malformed,
 }
 
 impl Guarded {
@@ -63,8 +77,8 @@ impl Guarded {
     }
 
     fn around(inner: Inner, write_time: Duration) -> Self {
-        let (buffer, allowance) = (BytesMut::new(), Some(0));
-        Guarded { inner, buffer, allowance, write_time, write_deadline: None, stuck: false }
+        let (buffer, rest) = (BytesMut::new(), Rest::Bytes(0));
+        Guarded { inner, buffer, rest, write_time, write_deadline: None, stuck: false, lingering: None }
     }
 
     /// What is below any encryption.
@@ -92,13 +106,14 @@ impl Guarded {
                     return Err(too_large(limits));
                 }
                 let extent = head::check(&self.buffer[..end]).map_err(refuse)?;
-                self.allowance = match extent {
-                    Extent::Bytes(bytes) => Some(bytes),
-                    Extent::Chunked => None,
+                self.rest = match extent {
+                    Extent::Bytes(bytes) => Rest::Bytes(bytes),
+                    Extent::Chunked => Rest::Chunked(Chunks::behind(end, limits.header_bytes)),
                 };
                 return Ok(Some(extent));
             }
-            if self.buffer.len() > limits.header_bytes {
+            // Empty lines count: who sends nothing else is never waited for, so no deadline would end it.
+            if scan.passed_over() + self.buffer.len() > limits.header_bytes {
                 return Err(too_large(limits));
             }
             self.buffer.reserve(READ_SIZE);
@@ -130,25 +145,29 @@ impl Guarded {
 
     /// Writes an answer and closes. With `linger` the client gets a chance to read it even if it is still sending.
     pub(super) async fn write_last(&mut self, answer: &[u8], linger: bool) {
-        let written = timeout(self.write_time, async {
-            self.inner.write_all(answer).await?;
-            self.inner.flush().await?;
-            AsyncWriteExt::shutdown(&mut self.inner).await
-        });
-        if !matches!(written.await, Ok(Ok(()))) || !linger {
-            return;
+        if linger {
+            self.rest = Rest::Malformed;
         }
-        let linger = async {
-            let mut left = LINGER_BYTES;
-            let mut scratch = [0; 4 << 10];
-            while let Ok(count @ 1..) = self.inner.read(&mut scratch).await {
-                left = left.saturating_sub(count);
-                if left == 0 {
-                    return;
-                }
+        if AsyncWriteExt::write_all(self, answer).await.is_ok() {
+            let _ = AsyncWriteExt::shutdown(self).await;
+        }
+    }
+
+    /// Reads on for a while: a client that is still sending would get a reset instead of the answer.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (left, deadline) = self.lingering.get_or_insert_with(|| (LINGER_BYTES, Box::pin(sleep(LINGER_TIME))));
+        loop {
+            self.buffer.clear();
+            self.buffer.reserve(READ_SIZE);
+            if deadline.as_mut().poll(cx).is_ready() || *left == 0 {
+                return Poll::Ready(Ok(()));
             }
-        };
-        let _ = timeout(LINGER_TIME, linger).await;
+            let read = pin!(self.inner.read_buf(&mut self.buffer));
+            match ready!(read.poll(cx)) {
+                Ok(count @ 1..) => *left = left.saturating_sub(count),
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
 
@@ -179,8 +198,11 @@ fn too_slow() -> Refusal {
 impl AsyncRead for Guarded {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.allowance == Some(0) {
-            return Poll::Ready(Ok(()));
+        match &this.rest {
+            Rest::Bytes(0) => return Poll::Ready(Ok(())),
+            Rest::Chunked(chunks) if chunks.is_over() => return Poll::Ready(Ok(())),
+            Rest::Malformed => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
+            Rest::Bytes(_) | Rest::Chunked(_) => {}
         }
         if this.buffer.is_empty() {
             this.buffer.reserve(READ_SIZE);
@@ -189,14 +211,29 @@ impl AsyncRead for Guarded {
                 return Poll::Ready(Ok(()));
             }
         }
-        let allowed = this.allowance.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-        let count = this.buffer.len().min(out.remaining()).min(allowed);
+        let most = this.buffer.len().min(out.remaining());
+        let Some(count) = this.rest.take(&this.buffer[..most]) else {
+            this.rest = Rest::Malformed;
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        };
         out.put_slice(&this.buffer[..count]);
         this.buffer.advance(count);
-        if let Some(left) = &mut this.allowance {
-            *left -= count as u64;
-        }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Rest {
+    /// How many of these bytes belong to the request. `None`: nobody knows.
+    fn take(&mut self, bytes: &[u8]) -> Option<usize> {
+        match self {
+            Rest::Bytes(left) => {
+                let count = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= count as u64;
+                Some(count)
+            }
+            Rest::Chunked(chunks) => chunks.follow(bytes).ok(),
+            Rest::Malformed => None,
+        }
     }
 }
 
@@ -245,7 +282,12 @@ impl AsyncWrite for Guarded {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().bounded(cx, |inner, cx| inner.poll_shutdown(cx))
+        let this = self.get_mut();
+        if this.lingering.is_none() {
+            ready!(this.bounded(cx, |inner, cx| inner.poll_shutdown(cx)))?;
+        }
+        // Who sent that may be sending still.
+        if matches!(this.rest, Rest::Malformed) { this.poll_linger(cx) } else { Poll::Ready(Ok(())) }
     }
 }
 

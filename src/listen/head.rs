@@ -3,6 +3,8 @@
 
 use bytes::{Buf, BytesMut};
 
+use crate::headers;
+
 /// Header fields of one request.
 const MAX_FIELDS: usize = 100;
 
@@ -28,14 +30,21 @@ pub(super) enum HeadError {
 #[derive(Default)]
 pub(super) struct Scan {
     looked_at: usize,
+    passed_over: usize,
 }
 
 impl Scan {
+    /// Bytes of empty lines before it.
+    pub(super) fn passed_over(&self) -> usize {
+        self.passed_over
+    }
+
     /// The head's length, once it is whole.
     pub(super) fn find_end(&mut self, buffer: &mut BytesMut) -> Result<Option<usize>, HeadError> {
         // RFC 9112, section 2.2: empty lines before a request line are passed over.
         while self.looked_at == 0 && buffer.starts_with(b"\r\n") {
             buffer.advance(2);
+            self.passed_over += 2;
         }
         if &buffer[..] == b"\r" {
             return Ok(None); // half of an empty line, perhaps
@@ -71,10 +80,13 @@ pub(super) fn check(head: &[u8]) -> Result<Extent, HeadError> {
     for field in request.headers.iter() {
         found.field(field.name, field.value)?;
     }
-    if one_one && found.host.is_none() {
-        return Err(HeadError::Framing("no Host"));
+    match found.host {
+        None if one_one => return Err(HeadError::Framing("no Host")),
+        Some(host) if !is_host(host) => return Err(HeadError::Framing("a malformed Host")),
+        _ => {}
     }
-    if let Some(authority) = authority(request.path.unwrap_or_default())
+    let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
+    if let Some(authority) = authority(method, target)?
         && found.host.is_some_and(|host| !host.eq_ignore_ascii_case(authority.as_bytes()))
     {
         return Err(HeadError::Framing("the target and Host disagree"));
@@ -114,6 +126,8 @@ impl<'h> Found<'h> {
                 return Err(HeadError::Framing("a Transfer-Encoding other than `chunked`"));
             }
             self.chunked = true;
+        } else if name.contains('_') && headers::is_framing(name) {
+            return Err(HeadError::Framing("a name that some servers take for a header that frames"));
         }
         Ok(())
     }
@@ -127,10 +141,40 @@ fn digits(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-/// The authority of a target in absolute form.
-fn authority(target: &str) -> Option<&str> {
-    let rest = target.split_once("://").filter(|_| !target.starts_with('/'))?.1;
-    Some(rest.split(['/', '?', '#']).next().unwrap_or(rest))
+/// A name or an address, and perhaps a port (RFC 9110, section 7.2). Not all that a URI could have there: what others
+/// take for a list, user information or an escape is refused.
+fn is_host(value: &[u8]) -> bool {
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let (name, port) = match value.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if !value.ends_with(b"]") => (&value[..colon], &value[colon + 1..]),
+        _ => (value, &b""[..]),
+    };
+    let is_address = |name: &[u8]| name.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'));
+    let is_named = match name.strip_prefix(b"[").and_then(|name| name.strip_suffix(b"]")) {
+        Some(address) => !address.is_empty() && is_address(address),
+        None => !name.is_empty() && name.iter().all(is_name),
+    };
+    is_named && port.iter().all(u8::is_ascii_digit)
+}
+
+/// The authority of a target in absolute form; `None` of one that has none. Other forms than RFC 9112, section 3.2, has
+/// for a server that is no proxy are refused, and so are fragments, which never are part of a target.
+fn authority<'t>(method: &str, target: &'t str) -> Result<Option<&'t str>, HeadError> {
+    let malformed = HeadError::Framing("a malformed target");
+    if method == "CONNECT" {
+        return Err(HeadError::Framing("no tunnels are made here"));
+    }
+    if target.contains('#') {
+        return Err(malformed);
+    }
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        return Ok(None);
+    }
+    let (scheme, rest) = target.split_once("://").ok_or(malformed)?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return Err(malformed);
+    }
+    Ok(Some(rest.split(['/', '?']).next().unwrap_or(rest)))
 }
 
 #[cfg(test)]
@@ -150,6 +194,8 @@ mod tests {
         assert_eq!(checked("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n"), Ok(Extent::Chunked));
         assert!(checked("GET / HTTP/1.0\r\n\r\n").is_ok());
         assert!(checked("GET http://a:1/x HTTP/1.1\r\nHost: A:1\r\n\r\n").is_ok());
+        assert!(checked("OPTIONS * HTTP/1.1\r\nHost: [::1]:5000\r\n\r\n").is_ok());
+        assert!(checked("GET / HTTP/1.1\r\nHost: [::1]\r\n\r\n").is_ok());
     }
 
     #[test]
@@ -176,6 +222,17 @@ mod tests {
             ("GET / HTTP/1.1\r\n\r\n", "no Host"),
             ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "more than one Host"),
             ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", "disagree"),
+            ("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", "malformed target"),
+            ("GET a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", "malformed target"),
+            ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", "malformed target"),
+            ("GET /#x HTTP/1.1\r\nHost: a\r\n\r\n", "malformed target"),
+            ("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", "no tunnels"),
+            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", "malformed Host"),
+            ("GET / HTTP/1.1\r\nHost: a,b\r\n\r\n", "malformed Host"),
+            ("GET / HTTP/1.1\r\nHost: a:b\r\n\r\n", "malformed Host"),
+            ("GET / HTTP/1.1\r\nHost: a@b\r\n\r\n", "malformed Host"),
+            ("GET / HTTP/1.1\r\nHost: [a/b]\r\n\r\n", "malformed Host"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent_Length: 1\r\n\r\n", "a name that some servers"),
             ("GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n z\r\n\r\n", "malformed"),
             ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", "malformed"),
             ("GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n", "malformed"),

@@ -3,6 +3,7 @@
 //! Pingora accepts connections and speaks HTTP. What it leaves open is closed here, before it sees a byte: how long and
 //! how large a header may be, what counts as framing, how many connections there are, and how many requests each has.
 
+mod chunks;
 mod guard;
 mod head;
 mod permits;

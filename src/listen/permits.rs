@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// So many may be taken.
+#[derive(Debug)]
 pub struct Permits {
     max: AtomicUsize,
     taken: AtomicUsize,
 }
 
 /// Some that are taken, until this is dropped.
+#[derive(Debug)]
 pub struct Permit {
     permits: Arc<Permits>,
-    amount: usize,
+    amount: AtomicUsize,
 }
 
 impl Permits {
@@ -31,7 +33,7 @@ impl Permits {
         let max = self.max.load(Ordering::Relaxed);
         let fits = |taken: usize| taken.checked_add(amount).filter(|&sum| sum <= max);
         self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
-        Some(Permit { permits: self.clone(), amount })
+        Some(Permit { permits: self.clone(), amount: AtomicUsize::new(amount) })
     }
 
     /// From now on `max` at once. What is taken stays taken.
@@ -47,16 +49,28 @@ impl Permits {
 
 impl Permit {
     /// This many more, if as many are left.
-    pub fn grow(&mut self, amount: usize) -> bool {
+    pub fn grow(&self, amount: usize) -> bool {
         let Some(mut more) = self.permits.take_many(amount) else { return false };
-        self.amount += std::mem::take(&mut more.amount);
+        self.amount.fetch_add(std::mem::take(more.amount.get_mut()), Ordering::AcqRel);
         true
+    }
+
+    /// As many more as make this many of it, if as many are left.
+    pub fn grow_to(&self, amount: usize) -> bool {
+        let more = amount.saturating_sub(self.amount.load(Ordering::Acquire));
+        more == 0 || self.grow(more)
+    }
+
+    /// Gives back what is over this many.
+    pub fn shrink_to(&self, amount: usize) {
+        let before = self.amount.fetch_min(amount, Ordering::AcqRel);
+        self.permits.taken.fetch_sub(before.saturating_sub(amount), Ordering::AcqRel);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.permits.taken.fetch_sub(self.amount, Ordering::AcqRel);
+        self.permits.taken.fetch_sub(*self.amount.get_mut(), Ordering::AcqRel);
     }
 }
 
@@ -74,8 +88,11 @@ mod tests {
         drop(two);
         assert_eq!(permits.taken(), 1);
         assert!(permits.take_many(3).is_none());
-        let mut one = one;
         assert!(one.grow(2) && !one.grow(1));
+        assert_eq!(permits.taken(), 3);
+        one.shrink_to(2);
+        assert_eq!(permits.taken(), 2);
+        assert!(one.grow_to(1) && one.grow_to(3) && !one.grow_to(4));
         assert_eq!(permits.taken(), 3);
         permits.resize(2);
         drop(one);

@@ -8,6 +8,8 @@ use openexec_protocol::receipt::ResultText;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::RESERVED_BYTES;
+use crate::listen::Permit;
 use crate::upstream::Response;
 
 /// A whole answer.
@@ -18,7 +20,7 @@ pub(super) struct Collected {
 
 enum Body {
     Kept(Vec<u8>),
-    /// Over the kept size; the hash is there if all of it was read.
+    /// Over the kept size, or over the memory that there was; the hash is there if all of it was read.
     Large {
         bytes: usize,
         sha256: Option<[u8; 32]>,
@@ -26,8 +28,13 @@ enum Body {
 }
 
 /// Reads to the end, or to `read_bytes`, which is an answer too: it will not become a better one. What is over
-/// `kept_bytes` is hashed and not held. `None`: it ended early, or is malformed.
-pub(super) async fn collect(mut response: Response, read_bytes: usize, kept_bytes: usize) -> Option<Collected> {
+/// `kept_bytes`, or over the memory that is left, is hashed and not held. `None`: it ended early, or is malformed.
+pub(super) async fn collect(
+    mut response: Response,
+    read_bytes: usize,
+    kept_bytes: usize,
+    memory: &Permit,
+) -> Option<Collected> {
     // 101: nobody asked for another protocol, and what comes behind it is no HTTP.
     if response.head.status.as_u16() < 200 {
         return None;
@@ -47,11 +54,12 @@ pub(super) async fn collect(mut response: Response, read_bytes: usize, kept_byte
                 *count = bytes;
                 hash.update(&piece);
             }
-            None if bytes > kept_bytes => {
+            None if bytes > kept_bytes || !memory.grow_to(bytes) => {
                 let mut hash = Sha256::new();
                 hash.update(std::mem::take(&mut kept));
                 hash.update(&piece);
                 large = Some((bytes, hash));
+                memory.shrink_to(RESERVED_BYTES);
             }
             None => kept.extend_from_slice(&piece),
         }
@@ -64,7 +72,7 @@ pub(super) async fn collect(mut response: Response, read_bytes: usize, kept_byte
 }
 
 /// The result: the JSON value, or a document that holds the body, or one that describes it.
-pub(super) fn text(collected: Collected, kept_bytes: usize) -> ResultText {
+pub(super) fn text(collected: Collected, kept_bytes: usize, memory: &Permit) -> ResultText {
     let Collected { head, body } = collected;
     let kept = match body {
         Body::Large { bytes, sha256 } => return truncated(bytes, sha256),
@@ -80,7 +88,7 @@ pub(super) fn text(collected: Collected, kept_bytes: usize) -> ResultText {
             _ => json!({"content_type": content_type, "body_base64": STANDARD.encode(&kept)}),
         }),
     };
-    if text.as_str().len() <= kept_bytes {
+    if text.as_str().len() <= kept_bytes && memory.grow_to(text.as_str().len()) {
         return text;
     }
     truncated(kept.len(), Some(Sha256::digest(&kept).into()))

@@ -17,6 +17,7 @@ use super::result::{self, Collected};
 use crate::clock::Clock;
 use crate::config::action::{BodyForm, Forward, Recovery};
 use crate::ledger::{Record, RecoveryPolicy};
+use crate::listen::Permit;
 use crate::registry::{Dispatch, Effect, Ended, Ready, Recovered};
 use crate::upstream::{Body, Connection, Upstream, body_of};
 
@@ -73,7 +74,7 @@ impl Effect for Forwarded {
         Ok(Box::new(move |dispatch| async move { send(&config, connection, &dispatch).await }.boxed()))
     }
 
-    async fn recover(&self, record: &Record) -> Recovered {
+    async fn recover(&self, record: &Record, memory: Arc<Permit>) -> Recovered {
         let Some(dispatched) = &record.dispatched else { return Recovered::Operator };
         let (route, policy) = self.route();
         // Another route could do another thing, or know nothing of the key; so could a service that promised less then.
@@ -86,7 +87,7 @@ impl Effect for Forwarded {
         }
         match &self.config.recovery {
             Recovery::Operator => Recovered::Operator,
-            Recovery::Idempotent { window } => self.send_again(record, *window).await,
+            Recovery::Idempotent { window } => self.send_again(record, *window, memory).await,
             Recovery::Probe { path, settle, window } => {
                 if self.age(record) >= delta(*window) {
                     return Recovered::Operator;
@@ -94,7 +95,7 @@ impl Effect for Forwarded {
                 // From when nobody worked on it any more: the claim itself may have taken long.
                 let ended = record.claimed_at + delta(self.config.timeout);
                 let ended = record.settled_at.map_or(ended, |unknown_since| ended.max(unknown_since));
-                self.ask(record, path, ended + delta(*settle)).await
+                self.ask(record, path, ended + delta(*settle), &memory).await
             }
         }
     }
@@ -105,7 +106,7 @@ impl Forwarded {
         self.clock.now() - record.claimed_at
     }
 
-    async fn send_again(&self, record: &Record, window: Duration) -> Recovered {
+    async fn send_again(&self, record: &Record, window: Duration, memory: Arc<Permit>) -> Recovered {
         let payload = record.dispatched.as_ref().and_then(|dispatched| dispatched.payload.as_deref());
         let no_limits = Limits { depth: usize::MAX, nodes: usize::MAX };
         let Some(Ok(payload)) = payload.map(|text| CanonicalText::parse(text.as_bytes(), no_limits)) else {
@@ -124,6 +125,7 @@ impl Forwarded {
             action: record.execution.action.clone(),
             payload,
             traceparent: None,
+            memory,
         };
         match send(&self.config, connection, &dispatch).await {
             Ended::Answered { status: Some(status), .. } if says_nothing(status) => Recovered::AskAgain,
@@ -133,7 +135,7 @@ impl Forwarded {
         }
     }
 
-    async fn ask(&self, record: &Record, path: &str, settled_by: DateTime<Utc>) -> Recovered {
+    async fn ask(&self, record: &Record, path: &str, settled_by: DateTime<Utc>, memory: &Permit) -> Recovered {
         let Ok(connection) = self.upstream.connect().await else { return Recovered::AskAgain };
         let mut request = Request::new(body_of(Bytes::new()));
         *request.method_mut() = Method::GET;
@@ -146,11 +148,11 @@ impl Forwarded {
         let asked_at = self.clock.now();
         let answered = timeout(self.config.timeout, async {
             let response = connection.send(request).await.ok()?;
-            result::collect(response, self.config.read_bytes, self.config.kept_bytes).await
+            result::collect(response, self.config.read_bytes, self.config.kept_bytes, memory).await
         });
         match answered.await {
             Ok(Some(collected)) if collected.head.status == 200 => {
-                Recovered::Settled(answered_by(&self.config, collected))
+                Recovered::Settled(answered_by(&self.config, collected, memory))
             }
             Ok(Some(collected)) if collected.head.status == 404 && asked_at >= settled_by => {
                 Recovered::Settled(Ended::NotExecuted { status: NOT_SENT })
@@ -174,8 +176,8 @@ async fn send(config: &Forward, connection: Connection, dispatch: &Dispatch) -> 
         if config.not_executed_on.contains(&response.head.status.as_u16()) {
             return Ok(Ended::NotExecuted { status: response.head.status.as_u16() });
         }
-        match result::collect(response, config.read_bytes, config.kept_bytes).await {
-            Some(collected) => Ok(answered_by(config, collected)),
+        match result::collect(response, config.read_bytes, config.kept_bytes, &dispatch.memory).await {
+            Some(collected) => Ok(answered_by(config, collected, &dispatch.memory)),
             None => {
                 tracing::warn!(execution_id = %dispatch.execution_id, "the answer ended early or is malformed");
                 Err(())
@@ -247,10 +249,10 @@ fn value(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok()
 }
 
-fn answered_by(config: &Forward, collected: Collected) -> Ended {
+fn answered_by(config: &Forward, collected: Collected, memory: &Permit) -> Ended {
     let status = Some(collected.head.status.as_u16());
     let headers = passed_on(config, &collected.head);
-    Ended::Answered { status, headers, result: result::text(collected, config.kept_bytes) }
+    Ended::Answered { status, headers, result: result::text(collected, config.kept_bytes, memory) }
 }
 
 /// Bytes of passed-on headers, all together: they are stored with the result.
