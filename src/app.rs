@@ -35,7 +35,7 @@ use crate::execute::{Gate, Rules};
 use crate::ledger::{self, Opening};
 use crate::listen::socket::{Mark, Socket};
 use crate::listen::{Connections, Permits, Service};
-use crate::metrics::Metrics;
+use crate::metrics::{Bounded, Metrics};
 use crate::registry::{Handler, Registry};
 use crate::shutdown::Phase;
 use crate::takeover::{self, NotTaken, Offer, Taken};
@@ -83,7 +83,10 @@ pub enum StartError {
     )]
     AccidentalDemo,
     /// An address is taken, or not ours.
-    #[error("{0} cannot be listened on: {1}")]
+    #[error(
+        "{0} cannot be listened on: {1}. Addresses are OPENEXEC_LISTEN and OPENEXEC_ADMIN_LISTEN, or `listen` and \
+         `admin.listen` in the configuration file"
+    )]
     Bind(Place, io::Error),
     /// There are more listeners than another process could take.
     #[error("{0} sockets are too many")]
@@ -210,6 +213,11 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     let admin = Admin {
         gate: gate.clone(),
         metrics: metrics.clone(),
+        bounded: Bounded {
+            connections: replaceable.connections.clone(),
+            in_flight: gate.in_flight().clone(),
+            buffered_bytes: replaceable.memory.clone(),
+        },
         tokens: replaceable.tokens.clone(),
         limits: replaceable.limits.clone(),
         memory: Permits::new(ADMIN_BUFFERED_BYTES),
@@ -528,7 +536,7 @@ impl Running {
         let mut deadline = Instant::now() + if hurry.is_terminated() { timeout.min(HURRY) } else { timeout };
         let settled = Instant::now() + SETTLE;
         while Instant::now() < deadline {
-            if self.gate.in_flight() + self.serving.taken() == 0 && Instant::now() >= settled {
+            if self.gate.in_flight().taken() + self.serving.taken() == 0 && Instant::now() >= settled {
                 break;
             }
             tokio::select! {
@@ -537,9 +545,9 @@ impl Running {
             }
         }
         self.phase.drain();
-        if self.gate.in_flight() > 0 {
+        if self.gate.in_flight().taken() > 0 {
             tracing::warn!(
-                executions = self.gate.in_flight(),
+                executions = self.gate.in_flight().taken(),
                 "still running at the deadline: their outcome is unknown"
             );
         }

@@ -22,6 +22,7 @@ pub mod current;
 pub mod headers;
 pub mod logging;
 pub mod metrics;
+pub mod openapi;
 pub mod path;
 pub mod pem;
 pub mod registry;

@@ -1,5 +1,8 @@
 //! Every metric there is, with its help text. Base units, closed label sets.
 
+pub mod reference;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -9,6 +12,8 @@ use prometheus::{
     TextEncoder, exponential_buckets,
 };
 
+use crate::listen::Permits;
+
 /// What the server counts.
 pub struct Metrics {
     registry: Registry,
@@ -16,9 +21,10 @@ pub struct Metrics {
     replayed: IntCounter,
     /// In the order of [`Code::all`].
     refused: Vec<IntCounter>,
-    in_flight: IntGauge,
-    connections: IntGauge,
-    buffered: IntGauge,
+    /// What is taken, and the most that there may be: see [`Bounded`].
+    in_flight: [IntGauge; 2],
+    connections: [IntGauge; 2],
+    buffered_bytes: [IntGauge; 2],
     ledger_commits: IntCounter,
     ledger_failures: IntCounter,
     ledger_batch: Histogram,
@@ -78,14 +84,18 @@ pub struct Timings {
     pub upstream: Duration,
 }
 
-/// Something that is open now.
-pub struct Counted(IntGauge);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
+/// What has a limit. It is looked at when the metrics are asked for.
+pub struct Bounded {
+    /// Clients' connections.
+    pub connections: Arc<Permits>,
+    /// Executions that run.
+    pub in_flight: Arc<Permits>,
+    /// Bytes of bodies.
+    pub buffered_bytes: Arc<Permits>,
 }
+
+/// Classes of a status that was passed on.
+const CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "broken"];
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -100,7 +110,7 @@ impl Metrics {
         let verdicts = register(
             &registry,
             IntCounterVec::new(
-                Opts::new("openexec_verdicts_total", "Requests to execute, by verdict and, for refusals, reason"),
+                Opts::new("openexec_verdicts_total", "Requests, by verdict and, for refusals, reason"),
                 &["verdict", "reason"],
             ),
         );
@@ -108,6 +118,10 @@ impl Metrics {
             let buckets = exponential_buckets(0.000_01, 4.0, 12).expect("a positive start, a factor above one");
             register(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
         };
+        let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
+        let bounded = |name: &str, help: &str, limit: &str| [gauge(name, help), gauge(&format!("{name}_limit"), limit)];
+        let info = Opts::new("openexec_build_info", "Always 1; the labels say which build this is");
+        register(&registry, IntGaugeVec::new(info, &["version"])).with_label_values(&[crate::VERSION]).set(1);
         let recoveries = register(
             &registry,
             IntCounterVec::new(
@@ -145,11 +159,20 @@ impl Metrics {
             executed: verdicts.with_label_values(&["executed", ""]),
             replayed: verdicts.with_label_values(&["replayed", ""]),
             refused: Code::all().map(|code| verdicts.with_label_values(&["refused", code.as_str()])).collect(),
-            in_flight: register(&registry, IntGauge::new("openexec_in_flight_executions", "Executions that run now")),
-            connections: register(&registry, IntGauge::new("openexec_connections", "Client connections that are open")),
-            buffered: register(
-                &registry,
-                IntGauge::new("openexec_buffered_bytes", "Memory of requests' and answers' bodies, as limited"),
+            in_flight: bounded(
+                "openexec_in_flight_executions",
+                "Executions that run now",
+                "Executions that may run at once: limits.in_flight",
+            ),
+            connections: bounded(
+                "openexec_connections",
+                "Clients' connections that are open",
+                "Connections that there may be: limits.connections, or what file descriptors allow",
+            ),
+            buffered_bytes: bounded(
+                "openexec_buffered_bytes",
+                "Memory that requests' and answers' bodies take now",
+                "Memory that they may take together: limits.buffered_bytes",
             ),
             ledger_commits: register(
                 &registry,
@@ -272,6 +295,13 @@ impl Metrics {
         self.passed.with_label_values(&[upstream, class]).inc();
     }
 
+    /// Requests may be let through to the upstream with this configured name.
+    pub fn passthrough(&self, upstream: &str) {
+        for class in CLASSES {
+            self.passed.with_label_values(&[upstream, class]);
+        }
+    }
+
     /// A stored answer was given.
     pub fn replayed(&self) {
         self.replayed.inc();
@@ -280,23 +310,6 @@ impl Metrics {
     /// A request was refused.
     pub fn refused(&self, code: Code) {
         self.refused[code.index()].inc();
-    }
-
-    /// An execution, counted as long as the guard lives.
-    pub fn execution(&self) -> Counted {
-        self.in_flight.inc();
-        Counted(self.in_flight.clone())
-    }
-
-    /// A connection, counted as long as the guard lives.
-    pub fn connection(&self) -> Counted {
-        self.connections.inc();
-        Counted(self.connections.clone())
-    }
-
-    /// Bytes of bodies that are held now.
-    pub fn buffered(&self, bytes: usize) {
-        self.buffered.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// The ledger committed this many rows.
@@ -312,7 +325,15 @@ impl Metrics {
     }
 
     /// The exposition format.
-    pub fn render(&self) -> Vec<u8> {
+    pub fn render(&self, bounded: &Bounded) -> Vec<u8> {
+        for ([taken, limit], permits) in [
+            (&self.in_flight, &bounded.in_flight),
+            (&self.connections, &bounded.connections),
+            (&self.buffered_bytes, &bounded.buffered_bytes),
+        ] {
+            taken.set(i64::try_from(permits.taken()).unwrap_or(i64::MAX));
+            limit.set(i64::try_from(permits.max()).unwrap_or(i64::MAX));
+        }
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("a Vec takes any text");
         text
@@ -331,9 +352,14 @@ mod tests {
 
     #[test]
     fn every_reason_is_there_from_the_start() {
-        let text = String::from_utf8(Metrics::new().render()).unwrap();
+        let permits = Permits::new(7);
+        let bounded =
+            Bounded { connections: permits.clone(), in_flight: permits.clone(), buffered_bytes: permits.clone() };
+        let _taken = permits.take_many(3);
+        let text = String::from_utf8(Metrics::new().render(&bounded)).unwrap();
         for code in Code::all() {
             assert!(text.contains(&format!("openexec_verdicts_total{{reason=\"{code}\",verdict=\"refused\"}} 0")));
         }
+        assert!(text.contains("openexec_buffered_bytes 3\n") && text.contains("openexec_buffered_bytes_limit 7\n"));
     }
 }

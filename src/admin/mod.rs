@@ -4,6 +4,7 @@ mod executions;
 mod token;
 
 pub use token::AdminTokens;
+use token::Role;
 
 use std::sync::Arc;
 
@@ -16,7 +17,8 @@ use crate::config::Limits;
 use crate::current::Current;
 use crate::execute::{Gate, respond};
 use crate::listen::{Permits, Service};
-use crate::metrics::Metrics;
+use crate::metrics::{Bounded, Metrics};
+use crate::openapi;
 
 /// Answers the admin listener's requests.
 pub struct Admin {
@@ -24,6 +26,8 @@ pub struct Admin {
     pub gate: Arc<Gate>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What has a limit.
+    pub bounded: Bounded,
     /// Who may ask for more than probes and metrics.
     pub tokens: Arc<Current<AdminTokens>>,
     /// For a body.
@@ -44,17 +48,33 @@ impl Service for Admin {
                 respond::refusal(session, &respond::method_not_allowed("GET, HEAD")).await;
             }
             "/metrics" => {
-                self.metrics.buffered(self.gate.buffered_bytes());
-                respond::document(session, 200, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render())
-                    .await;
+                let metrics = self.metrics.render(&self.bounded);
+                respond::document(session, 200, "text/plain; version=0.0.4; charset=utf-8", metrics).await;
             }
             "/livez" => respond::document(session, 200, TEXT, "ok\n").await,
             "/readyz" => match self.gate.troubles() {
                 reasons if reasons.is_empty() => respond::document(session, 200, TEXT, "ok\n").await,
                 reasons => respond::document(session, 503, TEXT, reasons.join("\n") + "\n").await,
             },
+            "/openapi.json" => self.openapi(session).await,
             path if path == "/executions" || path.starts_with("/executions/") => self.executions(session).await,
             _ => respond::refusal(session, &Refusal::new(Code::NotFound, "No such path")).await,
+        }
+    }
+}
+
+impl Admin {
+    /// For whoever may read executions: there is nothing to describe to others.
+    async fn openapi(&self, session: &mut ServerSession) {
+        let (tokens, header) = (self.tokens.get(), session.req_header());
+        let allowed = match header.method {
+            _ if !tokens.any() => Err(Refusal::new(Code::NotFound, "No such path")),
+            Method::GET | Method::HEAD => tokens.require(Role::Reader, &header.headers),
+            _ => Err(respond::method_not_allowed("GET, HEAD")),
+        };
+        match allowed {
+            Ok(()) => respond::document(session, 200, "application/json", openapi::ADMIN.as_str()).await,
+            Err(refusal) => respond::refusal(session, &refusal).await,
         }
     }
 }

@@ -43,7 +43,11 @@ pub(super) enum AskError {
     Configuration(#[from] ConfigError),
     #[error("the admin listener at {0} cannot be asked: {1}")]
     Unreachable(SocketAddr, String),
-    #[error("neither {token} nor {token}_FILE is set", token = env::ADMIN_TOKEN)]
+    #[error(
+        "no admin token: set {} (or, to look only, {}), or NAME_FILE to a file that holds it",
+        env::ADMIN_TOKEN,
+        env::ADMIN_READ_TOKEN
+    )]
     NoToken,
     #[error("{0}")]
     Token(String),

@@ -10,17 +10,22 @@ use serde_json::Value;
 use super::admin_client::{AdminAddress, AskError};
 use super::{USAGE, fail, input};
 
-/// Asks a running server, with OPENEXEC_ADMIN_TOKEN (or the file that OPENEXEC_ADMIN_TOKEN_FILE names).
+/// Whom to ask, and for what.
 #[derive(Args)]
 pub(super) struct Executions {
     #[command(flatten)]
     admin: AdminAddress,
-    /// Print JSON
+    /// Print JSON instead of text for people
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
     command: Command,
 }
+
+/// clap's own puts both on one line, which no terminal has room for.
+const RESOLVE_USAGE: &str = "\
+openexec executions resolve <ID> --as <NAME> --result <FILE>
+       openexec executions resolve <ID> --as <NAME> --not-executed";
 
 #[derive(Subcommand)]
 enum Command {
@@ -28,23 +33,27 @@ enum Command {
     List(List),
     /// Show one with everything that is known of it, its payload and result included
     Show {
-        /// The execution's id
+        /// The execution's id, as in `list` and in OpenExec-Execution-Id
         id: String,
     },
     /// Settle one whose outcome is unknown, after looking where it has its effects
+    ///
+    /// Retries of the client get what is said here, for good. Exit code 1 if its outcome is known, or if a recovery is
+    /// trying to find out at this moment: then ask again.
+    #[command(override_usage = RESOLVE_USAGE)]
     Resolve(Resolve),
 }
 
 #[derive(Args)]
 struct List {
     /// Only those in this state
-    #[arg(long, value_parser = ["intent", "done", "not_executed", "unknown"], ignore_case = true)]
+    #[arg(long, value_name = "STATE", value_parser = ["intent", "done", "not_executed", "unknown"], ignore_case = true)]
     state: Option<String>,
     /// Only those older than the one with this id
     #[arg(long, value_name = "ID")]
     before: Option<String>,
-    /// How many
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
+    /// How many, at most 500
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
     limit: u16,
 }
 

@@ -13,18 +13,19 @@ use uuid::Uuid;
 use super::{USAGE, fail, input};
 use crate::config::env::{self, Environment, ProcessEnvironment};
 
-/// Signs with CLAWSHIELD_SECRET_KEY (or the file that CLAWSHIELD_SECRET_KEY_FILE names).
+/// What to sign, and how.
 #[derive(clap::Args)]
 pub(super) struct Mint {
     /// The request to approve, as it would be sent to POST /execute; `-` reads standard input
+    #[arg(value_name = "FILE")]
     request: PathBuf,
-    /// For whom
-    #[arg(long, env = env::TENANT_ID)]
+    /// The tenant that the server acts for
+    #[arg(long, env = env::TENANT_ID, value_name = "ID")]
     tenant: String,
-    /// The approval's own name; a random UUID by default
-    #[arg(long)]
+    /// The approval's own name [default: a random UUID]
+    #[arg(long, value_name = "ID")]
     approval_id: Option<String>,
-    /// When it is issued, ISO 8601; now by default
+    /// When it is issued, as 2026-02-17T10:00:00Z [default: now]
     #[arg(long, value_name = "TIME")]
     issued_at: Option<String>,
     /// Print the artifact alone, without the request

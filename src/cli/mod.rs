@@ -20,10 +20,12 @@ use crate::config::env;
 
 /// The gate between automation and the real world: lets an action through when, and only when, a signed approval
 /// covers it; executes it at most once; answers a retry with the first answer.
+///
+/// Without a command it serves.
 #[derive(Parser)]
-#[command(version, after_help = EXIT_CODES, arg_required_else_help = false)]
+#[command(version, after_help = EXIT_CODES)]
 struct Arguments {
-    /// The configuration file (YAML). None is needed; environment variables win over it.
+    /// The server's configuration file (YAML); none is needed, and the environment wins over it
     #[arg(long, global = true, env = env::CONFIG, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -33,32 +35,59 @@ struct Arguments {
 const EXIT_CODES: &str = "\
 Exit codes:
   0   done
-  1   `verify`: not acceptable; `executions`: no such one, or not in a state for it; `probe`: not ready
+  1   `verify`: not acceptable
+      `executions`: no such one, or in no state for it
+      `probe`: not ready
   2   wrong usage
-  69  an address cannot be listened on, or the admin listener cannot be reached
+  69  an address cannot be listened on, there is nobody to take sockets from, or
+      the admin listener cannot be reached
+  71  the system gives no threads
   74  the ledger cannot be read or written, or is damaged
   75  the ledger is in use by another process
   77  the admin token is missing, wrong or not enough
-  78  the configuration, or the ledger that it names, is not acceptable";
+  78  the configuration, or the ledger that it names, is not acceptable
+
+`openexec serve --help` lists the environment variables.";
 
 #[derive(Subcommand)]
 enum Command {
     /// Serve (the default)
+    ///
+    /// Serves until SIGTERM or SIGINT, then finishes what runs; a second signal hurries it. SIGHUP, or a file of the
+    /// configuration that changed, puts the new configuration into use, if all of it is good.
+    #[command(after_help = serve::ENVIRONMENT)]
     Serve(serve::Serve),
     /// Check the configuration and the environment, and list everything that is wrong
+    ///
+    /// Nothing is opened or listened on. Problems are listed on standard error, with file, line and member or with the
+    /// variable's name. Exit code 0 if the server would accept it, else 78.
     Validate,
     /// Approve a request: sign it, and print it with its approval
+    ///
+    /// Signs in the HMAC form with CLAWSHIELD_SECRET_KEY, or with what the file holds that CLAWSHIELD_SECRET_KEY_FILE
+    /// names. Whoever has that key can approve anything: keep it from whoever proposes actions. Exit code 0, or 2 if
+    /// nothing was signed.
     Mint(mint::Mint),
     /// Say whether an approval or a receipt is good, and why
+    ///
+    /// Exit code 0 if it is good, 1 if it is not, 2 if it cannot be read.
     #[command(subcommand)]
     Verify(verify::Verify),
-    /// Print the JSON schema of the configuration file
-    Schema,
+    /// Print what describes an interface: configuration, HTTP, metrics
+    Schema(schema::Schema),
     /// Print what a shell needs to complete commands and options
+    ///
+    /// For bash: openexec completions bash > /etc/bash_completion.d/openexec
     Completions(schema::Completions),
     /// Ask a running server whether it is ready: the health check of a container
+    ///
+    /// Exit code 0 if it is; 1 if not, with the reasons on standard error; 69 if the admin listener cannot be reached.
     Probe(probe::Probe),
-    /// What a running server executed, and settling what it cannot know
+    /// Look at what a running server executed, and settle what it cannot know
+    ///
+    /// Asks the admin listener with OPENEXEC_ADMIN_TOKEN, or, to look only, with OPENEXEC_ADMIN_READ_TOKEN; either can
+    /// be in a file that NAME_FILE names. Exit code 0; 1 if there is no such execution or it is in no state for it; 69
+    /// if the admin listener cannot be reached; 77 if the token is missing, wrong or not enough.
     Executions(executions::Executions),
 }
 
@@ -70,7 +99,7 @@ pub fn run() -> ExitCode {
         Command::Validate => validate::run(config.as_deref()),
         Command::Mint(mint) => mint.run(),
         Command::Verify(verify) => verify.run(config.as_deref()),
-        Command::Schema => schema::run(),
+        Command::Schema(schema) => schema.run(),
         Command::Completions(completions) => completions.run(),
         Command::Probe(probe) => probe.run(config.as_deref()),
         Command::Executions(executions) => executions.run(config.as_deref()),
@@ -92,3 +121,51 @@ fn printable(text: &str) -> String {
 const BAD_CONFIGURATION: u8 = 78;
 /// A command used wrongly.
 const USAGE: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// With the names of those above it.
+    fn walk(command: &clap::Command, above: &str, visit: &mut impl FnMut(&str, &clap::Command)) {
+        let name = format!("{above} {}", command.get_name());
+        visit(&name, command);
+        command.get_subcommands().for_each(|below| walk(below, &name, visit));
+    }
+
+    #[test]
+    fn everything_that_can_be_typed_is_explained() {
+        let mut commands = 0;
+        walk(&Arguments::command(), "", &mut |name, command| {
+            commands += 1;
+            assert!(command.get_about().is_some(), "{name} is not explained");
+            for argument in command.get_arguments() {
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(!help.is_empty(), "{name}: {} is not explained", argument.get_id());
+                assert!(!help.ends_with('.'), "{name}: {help}");
+            }
+        });
+        assert!(commands > 12, "{commands}");
+    }
+
+    #[test]
+    fn help_fits_an_80_column_terminal() {
+        let mut whole = Arguments::command().term_width(80);
+        whole.build();
+        walk(&whole, "", &mut |name, command| {
+            let help = command.clone().render_long_help().to_string();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{name}: {line}");
+            }
+        });
+    }
+
+    #[test]
+    fn every_variable_is_in_the_help_of_serve() {
+        for name in env::ALL {
+            assert!(serve::ENVIRONMENT.contains(&format!("  {name}\n")), "{name}");
+        }
+    }
+}

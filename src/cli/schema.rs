@@ -1,12 +1,34 @@
-//! `openexec schema` and `openexec completions`: what editors and shells want to know.
+//! `openexec schema` and `openexec completions`: what editors, generators and shells want to know.
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config::schema;
+use crate::metrics::reference;
+use crate::openapi;
+
+/// Which interface.
+#[derive(Args)]
+pub(super) struct Schema {
+    /// The interface to describe
+    #[arg(value_enum, default_value_t = Interface::Config)]
+    interface: Interface,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Interface {
+    /// The configuration file, as a JSON schema
+    Config,
+    /// The main listener, as an OpenAPI 3.1 document
+    Openapi,
+    /// The admin listener, as an OpenAPI 3.1 document
+    OpenapiAdmin,
+    /// The metrics, as a page of Markdown
+    Metrics,
+}
 
 /// Which shell.
 #[derive(Args)]
@@ -15,20 +37,27 @@ pub(super) struct Completions {
     shell: Shell,
 }
 
-pub(super) fn run() -> ExitCode {
-    print(schema::text().as_bytes())
+impl Schema {
+    pub(super) fn run(&self) -> ExitCode {
+        print(match self.interface {
+            Interface::Config => schema::text().into_bytes(),
+            Interface::Openapi => openapi::CLIENTS.as_bytes().to_vec(),
+            Interface::OpenapiAdmin => openapi::ADMIN.as_bytes().to_vec(),
+            Interface::Metrics => reference::page().into_bytes(),
+        })
+    }
 }
 
 impl Completions {
     pub(super) fn run(&self) -> ExitCode {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut super::Arguments::command(), "openexec", &mut script);
-        print(&script)
+        print(script)
     }
 }
 
 /// A reader that has seen enough, such as `head`, is no failure.
-fn print(text: &[u8]) -> ExitCode {
-    let _ = std::io::stdout().lock().write_all(text);
+fn print(text: Vec<u8>) -> ExitCode {
+    let _ = std::io::stdout().lock().write_all(&text);
     ExitCode::SUCCESS
 }

@@ -18,11 +18,51 @@ use crate::registry::Registry;
 use crate::reload::Watch;
 use crate::takeover::Taken;
 
+/// What the environment may say; it wins over the file.
+pub(super) const ENVIRONMENT: &str = "\
+Environment (it wins over the configuration file):
+  OPENEXEC_MODE
+      `demo` approves everything; `clawshield` asks for signed approvals
+      [default: demo, on loopback addresses only]
+  OPENEXEC_CONFIG
+      the configuration file
+  OPENEXEC_LISTEN
+      the main listener: address and port, or unix:/path
+      [default: 127.0.0.1:5000]
+  OPENEXEC_ADMIN_LISTEN
+      the admin listener: address and port [default: 127.0.0.1:5001]
+  OPENEXEC_ADMIN_TOKEN
+      who has it reads and resolves executions; 16 characters or more
+  OPENEXEC_ADMIN_READ_TOKEN
+      who has it reads executions; another token
+  OPENEXEC_DB_URL
+      the ledger: `sqlite:///relative.db`, `sqlite:////absolute.db` or
+      `memory:` [default: sqlite:///openexec.db]
+  OPENEXEC_ALLOWED_ACTIONS
+      what may be executed, comma-separated; unset: all; empty: nothing
+  OPENEXEC_LOG
+      the log's filter: a level, or target=level pairs [default: info]
+  OPENEXEC_LOG_FORMAT
+      `text` or `json` [default: text on a terminal, else json]
+  CLAWSHIELD_SECRET_KEY
+      the key of HMAC approvals
+  CLAWSHIELD_TENANT_ID
+      the tenant that is acted for
+  CLAWSHIELD_PUBLIC_KEY
+  CLAWSHIELD_BASE_URL
+  CLAWSHIELD_API_KEY
+      accepted, and not used yet
+
+A secret (keys, tokens) can be in a file instead, which NAME_FILE names.
+`openexec --help` lists the exit codes.";
+
 /// Serve.
 #[derive(Args, Default)]
 pub(super) struct Serve {
-    /// If a server with the same startup.takeover_socket runs, take its listening sockets; it then ends, and no
-    /// connection is refused in between
+    /// Take the listening sockets of the server that runs; it then ends, and no connection is refused in between
+    ///
+    /// Both need the same startup.takeover_socket in their configuration. With no server there, this one starts as
+    /// usual.
     #[arg(long)]
     takeover: bool,
 }

@@ -18,14 +18,21 @@ const ANSWER_LIMITS: Limits = Limits { depth: 128, nodes: 10_000_000 };
 
 #[derive(clap::Subcommand)]
 pub(super) enum Verify {
-    /// Go through every check of a request's approval, with the server's configuration and environment
+    /// Go through every check of a request's approval, a line a check
+    ///
+    /// With the server's configuration and environment, CLAWSHIELD_SECRET_KEY and CLAWSHIELD_TENANT_ID above all. Only
+    /// the server's ledger knows whether the approval was used already. Exit code 78 if the configuration is not good.
     Approval {
         /// The request with its `approval_artifact`; `-` reads standard input
+        #[arg(value_name = "FILE")]
         request: PathBuf,
     },
     /// Check the receipt of an answer of POST /execute
+    ///
+    /// Needs no server and no key: a receipt proves that id and result belong together, not who said so.
     Receipt {
-        /// The answer; `-` reads standard input
+        /// The answer, as it came; `-` reads standard input
+        #[arg(value_name = "FILE")]
         answer: PathBuf,
     },
 }

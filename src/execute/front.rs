@@ -22,6 +22,7 @@ use super::{Gate, Report, Rules, respond};
 use crate::VERSION;
 use crate::listen::{LINGER_BYTES, LINGER_TIME, Service};
 use crate::metrics::Metrics;
+use crate::openapi;
 
 /// Bytes of an unread body that are thrown away so that its connection can be used again.
 const SMALL: usize = 64 << 10;
@@ -57,7 +58,10 @@ impl Service for Front {
             "/health" if is_get => document(session, 200, json!({"status": "healthy", "mode": rules.mode})).await,
             "/ready" if is_get => self.ready(session).await,
             "/version" if is_get => document(session, 200, version()).await,
-            "/" | "/health" | "/ready" | "/version" => {
+            "/openapi.json" if is_get => {
+                respond::document(session, 200, "application/json", openapi::CLIENTS.as_str()).await;
+            }
+            "/" | "/health" | "/ready" | "/version" | "/openapi.json" => {
                 self.refuse(session, respond::method_not_allowed("GET, HEAD")).await
             }
             _ => self.pass(session, &rules).await,
@@ -113,16 +117,21 @@ impl Front {
             receipt: String,
         }
         let Some(body) = self.body(session, rules, rules.limits.receipt_body_bytes).await else { return };
+        // serde takes an array for an object: its members in their order.
+        let is_object = body.bytes.trim_ascii_start().starts_with(b"{");
         match serde_json::from_slice::<Claim>(&body.bytes) {
-            Ok(claim) => {
+            Ok(claim) if is_object => {
                 let valid = receipt::verify(&claim.exec_id, &claim.result, &claim.receipt);
                 document(session, 200, json!({"valid": valid})).await;
             }
-            Err(error) => {
+            other => {
                 // serde_json's own text can repeat what was sent.
-                let place = format!("line {}, column {}", error.line(), error.column());
-                let detail = format!("The body must have the strings `exec_id`, `result` and `receipt` (see {place})");
-                respond::refusal(session, &Refusal::new(Code::InvalidRequest, detail)).await;
+                let (line, column) = other.err().map_or((1, 1), |error| (error.line(), error.column()));
+                let detail = format!(
+                    "The body must be an object with the strings `exec_id`, `result` and `receipt` (see line {line}, \
+                     column {column})"
+                );
+                self.refuse(session, Refusal::new(Code::InvalidRequest, detail)).await;
             }
         }
     }

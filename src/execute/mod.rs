@@ -50,7 +50,7 @@ use crate::clock::Clock;
 use crate::current::Current;
 use crate::ledger::{Claimed, Execution, Ledger, LedgerError, Outcome, State};
 use crate::listen::{Permit, Permits};
-use crate::metrics::{Counted, Metrics, Timings};
+use crate::metrics::{Metrics, Timings};
 use crate::registry::{Dispatch, Effect, Ended, Handler};
 use crate::shutdown::Phase;
 
@@ -134,13 +134,8 @@ impl Gate {
     }
 
     /// Executions that run now.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.taken()
-    }
-
-    /// Bytes of requests' and answers' bodies that are held now.
-    pub fn buffered_bytes(&self) -> usize {
-        self.memory.taken()
+    pub fn in_flight(&self) -> &Arc<Permits> {
+        &self.in_flight
     }
 
     /// The variable without which nothing can be approved.
@@ -207,8 +202,7 @@ impl Gate {
                     let refusal = Refusal::new(Code::Overloaded, "Too many executions at once").with_retry_after(1);
                     return Err(lead.refuse(refusal));
                 };
-                let counted = (permit, self.metrics.execution());
-                let run = Run { gate: self.clone(), rules, request, authenticated, lead, counted };
+                let run = Run { gate: self.clone(), rules, request, authenticated, lead, permit };
                 let (outcome, spent) = match handler {
                     Some(Handler::Effect(effect)) => run.detached(effect, traceparent).await,
                     Some(Handler::Pure(pure)) => run.pure(pure).await,
@@ -233,7 +227,7 @@ struct Run {
     request: Request,
     authenticated: authenticate::Authenticated,
     lead: Lead,
-    counted: (Permit, Counted),
+    permit: Permit,
 }
 
 impl Run {
@@ -340,7 +334,7 @@ impl Run {
         timings.upstream += dispatched.elapsed();
         let asked = Instant::now();
         let outcome = record::outcome(&intent.id, ended);
-        let execution = record::settle(ledger, claim, outcome, &intent, (self.counted, memory.clone())).await;
+        let execution = record::settle(ledger, claim, outcome, &intent, (self.permit, memory.clone())).await;
         timings.ledger += asked.elapsed();
         if execution.state == State::Settled(Outcome::Unknown) {
             self.gate.unknown.notify_one();

@@ -45,6 +45,7 @@ enum Failure {
 
 impl Passthrough {
     pub(super) fn new(rules: &[PassRule], upstreams: &HashMap<String, Arc<Upstream>>, metrics: Arc<Metrics>) -> Self {
+        rules.iter().for_each(|rule| metrics.passthrough(&rule.upstream));
         let upstream = |rule: &PassRule| upstreams.get(&rule.upstream).map(|upstream| (rule.clone(), upstream.clone()));
         Passthrough { rules: rules.iter().filter_map(upstream).collect(), metrics }
     }

@@ -56,7 +56,7 @@ pub struct Connections<S> {
     pub permits: Arc<Permits>,
     /// Requests that are awaited on new connections, or being answered: a stop waits for them.
     pub serving: Arc<Permits>,
-    /// Where connections are counted.
+    /// Where refusals are counted.
     pub metrics: Arc<Metrics>,
 }
 
@@ -68,7 +68,6 @@ impl<S: Service> ServerApp for Connections<S> {
             self.turn_away(stream, &limits).await;
             return None;
         };
-        let _counted = self.metrics.connection();
         let first = self.serving.take();
         let connection = match &self.tls {
             None => Guarded::new(stream, limits.write_time),

@@ -41,6 +41,11 @@ impl Permits {
         self.max.store(max, Ordering::Relaxed);
     }
 
+    /// How many there may be.
+    pub fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed)
+    }
+
     /// How many are taken now.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Acquire)

@@ -134,6 +134,15 @@ fn the_schema_in_the_repository_is_this_programs() {
 }
 
 #[test]
+fn every_interface_is_described_without_a_server() {
+    let schema = |interface: &str| text(&run(&mut Setup::demo().command(&["schema", interface]), "").stdout);
+    assert_eq!(schema("config"), text(&run(&mut Setup::demo().command(&["schema"]), "").stdout));
+    assert_eq!(schema("openapi"), Setup::demo().start().client().get("/openapi.json").text());
+    assert!(schema("openapi-admin").contains("/executions/{id}/resolve"));
+    assert!(schema("metrics").contains("## `openexec_verdicts_total`"));
+}
+
+#[test]
 fn shells_are_told_how_to_complete() {
     for (shell, word) in [("bash", "complete -F"), ("zsh", "#compdef openexec"), ("fish", "complete -c openexec")] {
         let output = run(&mut Setup::demo().command(&["completions", shell]), "");
@@ -281,7 +290,8 @@ fn an_address_that_is_taken_is_named() {
     let address = taken.local_addr().unwrap().to_string();
     let output = run(&mut Setup::demo().with("OPENEXEC_LISTEN", &address).command(&["serve"]), "");
     assert_eq!(output.status.code(), Some(69));
-    assert!(text(&output.stderr).contains(&format!("{address} cannot be listened on")));
+    let said = text(&output.stderr);
+    assert!(said.contains(&format!("{address} cannot be listened on")) && said.contains("OPENEXEC_LISTEN"), "{said}");
 }
 
 #[test]

@@ -254,7 +254,11 @@ fn the_other_paths_of_the_0_2_0_service() {
     };
     assert_eq!(head.status, 200);
     assert_eq!(client.get("/health").status, 200, "HEAD had no body");
-    client.post("/receipts/verify", r#"{"exec_id":1}"#).unwrap().must_be(422, "invalid_request", "`exec_id`");
+    for body in [r#"{"exec_id":1}"#, r#"["id","{}","receipt"]"#, ""] {
+        client.post("/receipts/verify", body).unwrap().must_be(422, "invalid_request", "`exec_id`");
+    }
+    let claim = r#" {"exec_id": "id", "result": "{}", "receipt": "none"}"#;
+    assert_eq!(client.post("/receipts/verify", claim).unwrap().json(), json!({"valid": false}));
 }
 
 #[test]

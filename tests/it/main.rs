@@ -14,6 +14,7 @@ mod kill;
 mod limits;
 mod listen;
 mod network;
+mod openapi;
 mod passthrough;
 mod probe;
 mod readme;

@@ -106,6 +106,22 @@ fn what_is_listed_goes_through() {
 }
 
 #[test]
+fn our_own_paths_stay_ours_whatever_is_let_through() {
+    let service = Service::start(script);
+    let all = "  - {upstream: other, methods: [GET, POST], path: /}\n";
+    let server = Setup::demo()
+        .file(&format!("upstreams: {{other: {{addresses: [\"http://{}\"]}}}}\npassthrough:\n{all}", service.address))
+        .start();
+    for path in ["/", "/health", "/ready", "/version", "/openapi.json"] {
+        assert_eq!(server.client().get(path).header("etag"), None, "{path}");
+        server.client().post(path, "{}").unwrap().must_be(405, "method_not_allowed", "GET, HEAD");
+    }
+    server.client().get("/execute").must_be(405, "method_not_allowed", "POST");
+    assert!(service.seen().is_empty());
+    assert_eq!(server.client().get("/other").header("etag"), Some("\"1\""));
+}
+
+#[test]
 fn nothing_else_does() {
     let service = Service::start(script);
     let server = start(&service, "");

@@ -185,9 +185,14 @@ fn files_are_noticed_by_themselves_through_links_too() {
     ask(new, "v1", "a6").must_be(400, "invalid_payload", "v2");
 }
 
+/// Of [`limits_and_tokens_are_replaced_too`], the second ones.
+const LIMITS: &str =
+    "limits: {body_bytes: 2000, header_bytes: 300, connections: 60, in_flight: 6, buffered_bytes: 2000000}\n";
+
 #[test]
 fn limits_and_tokens_are_replaced_too() {
-    let setup = Setup::demo().file("limits: {body_bytes: 200}\n");
+    let setup =
+        Setup::demo().file("limits: {body_bytes: 200, connections: 50, in_flight: 5, buffered_bytes: 1000000}\n");
     let token = setup.directory.path().join("token");
     std::fs::write(&token, "the-first-admin-token").unwrap();
     let setup = setup.with("OPENEXEC_ADMIN_TOKEN_FILE", token.to_str().unwrap());
@@ -199,11 +204,17 @@ fn limits_and_tokens_are_replaced_too() {
         Client::connect(server.admin).send(asked).unwrap().status
     };
     assert_eq!([list("the-first-admin-token"), list("the-second-admin-token")], [200, 401]);
+    let limits = || {
+        ["connections", "in_flight_executions", "buffered_bytes"]
+            .map(|name| metric(server.admin, &format!("openexec_{name}_limit")))
+    };
+    assert_eq!(limits(), [50.0, 5.0, 1_000_000.0]);
     std::fs::write(&token, "the-second-admin-token").unwrap();
-    replace(&setup.directory.path().join("openexec.yaml"), "limits: {body_bytes: 2000, header_bytes: 300}\n");
+    replace(&setup.directory.path().join("openexec.yaml"), LIMITS);
     reload(&server, APPLIED);
     Client::connect(server.address).execute(&large).must_be_executed(false);
     let flood = format!("GET /health HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(400));
     Client::connect(server.address).send(flood).unwrap().must_be(431, "headers_too_large", "300");
     assert_eq!([list("the-first-admin-token"), list("the-second-admin-token")], [401, 200]);
+    assert_eq!(limits(), [60.0, 6.0, 2_000_000.0]);
 }

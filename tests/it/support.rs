@@ -486,6 +486,13 @@ pub fn approved(action: &str, payload: &Value, nonce: &str, approval: &Approval<
     body.to_string()
 }
 
+/// A program that `make tools` installs.
+pub fn tool(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools").join(name);
+    assert!(path.exists(), "{} is missing: run `make tools`", path.display());
+    path
+}
+
 pub fn vectors(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()

@@ -1,0 +1,231 @@
+//! The admin listener's document.
+
+use openexec_protocol::refusal::Code;
+use serde_json::{Map, Value, json};
+
+use super::refusals::{self, Kind};
+use super::{JSON, hex_digest, object, reference, response, with_refusals};
+use crate::ledger::State;
+
+const ABOUT: &str = "\
+What probes, Prometheus and operators ask. Without a token in the configuration there are `/metrics`, `/livez` and \
+`/readyz`, and nothing else.
+
+`OPENEXEC_ADMIN_READ_TOKEN` reads executions, `OPENEXEC_ADMIN_TOKEN` resolves them too. What everybody may GET has HEAD too, answered alike but for the body.";
+
+const TEXT: &str = "text/plain";
+const ID: &str = "01a2b3c4-d5e6-7f80-9a1b-2c3d4e5f6071";
+
+pub(super) fn document() -> Value {
+    let text = |id: &str, summary: &str, example: &str| {
+        let ok = response("As text", TEXT, json!({"type": "string"}), example.into());
+        open(json!({"operationId": id, "tags": ["probes"], "summary": summary, "responses": {"200": ok}}))
+    };
+    let mut readiness = text("getReadiness", "Say whether requests can be executed now", "ok\n");
+    readiness["responses"]["503"]["content"][TEXT] =
+        json!({"schema": {"type": "string"}, "example": "ledger_checking\n"});
+    readiness["responses"]["503"]["description"] =
+        "They cannot, and why, a word a line; or, as `application/problem+json`, `overloaded`".into();
+    readiness["responses"]["503"]["headers"]["Retry-After"]["required"] = false.into();
+    let paths = json!({
+        "/metrics": {"get": text("getMetrics", "Give the metrics, in Prometheus's text format",
+            "# TYPE openexec_connections gauge\nopenexec_connections 1\n")},
+        "/livez": {"get": text("getLiveness", "Say that the process lives", "ok\n")},
+        "/readyz": {"get": readiness},
+        "/openapi.json": {"get": openapi()},
+        "/executions": {"get": list()},
+        "/executions/{id}": {"get": show()},
+        "/executions/{id}/resolve": {"post": resolve()},
+    });
+    let components = json!({
+        "schemas": {
+            "Summary": object(summary()),
+            "Execution": execution(),
+            "Resolution": resolution(),
+            "Problem": refusals::problem(),
+        },
+        "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "An admin token"}},
+    });
+    super::document("OpenExec, admin listener", ABOUT, paths, components)
+}
+
+/// What any request can be refused with here: this listener does not look at `Host`.
+fn any() -> Map<String, Value> {
+    let mut refusals = refusals::of(Kind::Any);
+    refusals.remove(&Code::MisdirectedHost.status().to_string());
+    refusals
+}
+
+/// For everybody.
+fn open(operation: Value) -> Value {
+    with_refusals(operation, any())
+}
+
+/// For whoever has a token, and with these refusals beside everybody's.
+fn guarded(mut operation: Value, more: &[(Code, u16)]) -> Value {
+    operation["security"] = json!([{"token": []}]);
+    let everybodys = [
+        Code::BadHttp,
+        Code::MethodNotAllowed,
+        Code::RequestTimeout,
+        Code::HeadersTooLarge,
+        Code::Overloaded,
+        Code::CallerUnauthenticated,
+        Code::NotFound,
+    ];
+    with_refusals(operation, refusals::responses(everybodys.map(own).into_iter().chain(more.iter().copied())))
+}
+
+fn openapi() -> Value {
+    let schema = json!({"type": "object", "required": ["openapi", "info", "paths"]});
+    let ok = json!({"description": "An OpenAPI 3.1 document", "content": {JSON: {"schema": schema}}});
+    let summary = "Give this document";
+    guarded(json!({"operationId": "getOpenapi", "tags": ["probes"], "summary": summary, "responses": {"200": ok}}), &[])
+}
+
+fn list() -> Value {
+    let parameter = |name: &str, schema: Value, description: &str| json!({"name": name, "in": "query", "schema": schema, "description": description});
+    // In whatever case; the commands write them small.
+    let states = State::WORDS.map(|word| json!([word, word.to_ascii_lowercase()]));
+    let states: Vec<_> = states.iter().filter_map(Value::as_array).flatten().cloned().collect();
+    let page = object(json!({
+        "executions": {"type": "array", "items": reference("Summary")},
+        "next": {"type": ["string", "null"], "description": "`before` of the next page"},
+    }));
+    let example = json!({"executions": [example()], "next": null});
+    let operation = json!({
+        "operationId": "listExecutions",
+        "tags": ["executions"],
+        "summary": "List executions, the newest first",
+        "description": "Without payloads and results.",
+        "parameters": [
+            parameter("state", json!({"type": "string", "enum": states}), "Only those in this state"),
+            parameter("before", json!({"type": "string"}), "Only those older than the one with this id"),
+            parameter("limit", json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 50}), "How many"),
+        ],
+        "responses": {"200": response("A page", JSON, page, example)},
+    });
+    guarded(operation, &[own(Code::InvalidRequest), own(Code::LedgerUnavailable)])
+}
+
+fn own(code: Code) -> (Code, u16) {
+    (code, code.status())
+}
+
+fn id() -> Value {
+    json!({"name": "id", "in": "path", "required": true, "schema": {"type": "string", "minLength": 1}, "example": ID,
+        "description": "The execution"})
+}
+
+fn show() -> Value {
+    let operation = json!({
+        "operationId": "showExecution",
+        "tags": ["executions"],
+        "summary": "Show one execution with everything that is known of it",
+        "parameters": [id()],
+        "responses": {"200": response("The execution", JSON, reference("Execution"), example())},
+    });
+    guarded(operation, &[own(Code::LedgerUnavailable)])
+}
+
+fn resolve() -> Value {
+    let operation = json!({
+        "operationId": "resolveExecution",
+        "tags": ["executions"],
+        "summary": "Settle an execution whose outcome is unknown",
+        "description": "Look first where the action has its effects. Retries of the client get what is said here.",
+        "parameters": [id()],
+        "requestBody": {"required": true, "content": {JSON: {
+            "schema": reference("Resolution"),
+            "examples": {
+                "done": {"value": {"outcome": "done", "result": {"message_id": "9df6"}, "by": "ada"}},
+                "not executed": {"value": {"outcome": "not_executed", "by": "ada"}},
+            },
+        }}},
+        "responses": {"200": response("It is settled", JSON, reference("Execution"), example())},
+    });
+    let more = [
+        own(Code::CallerNotAllowed),
+        own(Code::ExecutionInFlight),
+        (Code::InvalidRequest, 409),
+        own(Code::BodyTooLarge),
+        own(Code::UnsupportedMediaType),
+        own(Code::InvalidRequest),
+        own(Code::LedgerUnavailable),
+    ];
+    let mut operation = guarded(operation, &more);
+    operation["responses"]["409"]["headers"]["OpenExec-Execution-Id"] =
+        json!({"description": "The execution", "required": true, "schema": {"type": "string"}});
+    operation
+}
+
+fn summary() -> Value {
+    let optional = |description: &str| json!({"type": ["string", "null"], "description": description});
+    let mut properties = json!({
+        "id": {"type": "string", "format": "uuid"},
+        "state": {"type": "string", "enum": State::WORDS},
+        "action": {"type": "string"},
+        "action_hash": hex_digest("Of the action and its payload"),
+        "tenant": {"type": "string", "description": "Empty for demo mode"},
+        "nonce": {"type": "string"},
+        "approval_id": optional("The approval that it used"),
+        "claimed_at": {"type": "string", "format": "date-time"},
+    });
+    let more = json!({
+        "settled_at": {"type": ["string", "null"], "format": "date-time"},
+        "settled_by": optional("Who found out; `null`: the execution itself"),
+        "route": optional("Where it was sent"),
+        "recovery": optional("`operator`, `idempotent` or `probe`"),
+        "status": {"type": ["integer", "null"], "description": "The service's, or the refusal's"},
+        "receipt": optional("Of the result"),
+    });
+    if let (Some(properties), Value::Object(more)) = (properties.as_object_mut(), more) {
+        properties.extend(more);
+    }
+    properties
+}
+
+fn execution() -> Value {
+    let text = |description: &str| json!({"type": ["string", "null"], "description": description});
+    json!({"allOf": [reference("Summary")], "properties": {
+        "payload": text("As long as the outcome is not known: the text that was approved"),
+        "result": {"type": "string", "description": "Then: the text that the receipt covers"},
+    }})
+}
+
+fn resolution() -> Value {
+    let by = json!({"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*$",
+        "description": "Who resolves it, for the record; at most 128 bytes"});
+    json!({"oneOf": [
+        {
+            "type": "object",
+            "required": ["outcome", "result", "by"],
+            "properties": {"outcome": {"const": "done"}, "result": {"description": "What retries get: any JSON"}, "by": by},
+        },
+        {
+            "type": "object",
+            "required": ["outcome", "by"],
+            "properties": {"outcome": {"const": "not_executed"}, "by": by},
+            "not": {"required": ["result"]},
+        },
+    ]})
+}
+
+fn example() -> Value {
+    let mut example = json!({
+        "id": ID,
+        "state": "UNKNOWN",
+        "action": "mail.send",
+        "action_hash": "6f1a3c5e7092b4d6f8013254769ab8dcfe1032547698badc0fe1d2c3b4a59687",
+        "tenant": "tenant-001",
+        "nonce": "mail-1",
+        "approval_id": "2f1c9a4e-0b7d-4c52-8e61-5d9c3a7b1f20",
+        "claimed_at": "2026-02-17T10:00:00Z",
+    });
+    for absent in ["settled_at", "settled_by", "status", "receipt"] {
+        example[absent] = Value::Null;
+    }
+    example["route"] = "POST /mail/send (payload) to mail: http://127.0.0.1:8700".into();
+    example["recovery"] = "operator".into();
+    example
+}
