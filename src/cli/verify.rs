@@ -78,7 +78,7 @@ fn approval(path: &Path, config: Option<&Path>) -> ExitCode {
     line("the request can be read in one way only", request.as_ref().map(|_| String::new()).map_err(|e| e.to_string()));
     if let Ok(request) = &request {
         println!("     its action hash is {}", request.action_hash().as_str());
-        let registered = crate::registry::Registry::builtin().get(request.action()).is_some();
+        let registered = config.actions.contains_key(request.action());
         line("the action is registered", if registered { Ok(String::new()) } else { Err("Unknown action".to_owned()) });
         match request.artifact() {
             None => line("there is an approval", Err("ClawShield mode requires an approval artifact".to_owned())),

@@ -13,6 +13,7 @@ use super::action::{ActionConfig, BodyForm, Forward, PassRule, Recovery};
 use super::upstream::{Active, Origin, Passive, UpstreamConfig};
 use super::{Check, raw};
 use crate::execute::dispatch::builtin;
+use crate::execute::front;
 use crate::headers;
 use crate::upstream::tls;
 
@@ -336,6 +337,10 @@ impl Check {
             let path = self.path(&format!("{member}.path"), &typed.path);
             if path.contains('?') {
                 self.problem(format!("{member}.path has no query"));
+            }
+            if path != "/" && front::PATHS.contains(&path.as_str()) {
+                self.warnings
+                    .push(format!("{member}.path: {path} itself is answered by OpenExec, and never passed on"));
             }
             let mut methods = Vec::new();
             for method in typed.methods {

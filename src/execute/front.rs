@@ -24,6 +24,9 @@ use crate::listen::{LINGER_BYTES, LINGER_TIME, Service};
 use crate::metrics::Metrics;
 use crate::openapi;
 
+/// The paths that are answered here, whatever is let through.
+pub const PATHS: [&str; 7] = ["/execute", "/receipts/verify", "/", "/health", "/ready", "/version", "/openapi.json"];
+
 /// Bytes of an unread body that are thrown away so that its connection can be used again.
 const SMALL: usize = 64 << 10;
 

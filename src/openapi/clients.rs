@@ -264,9 +264,19 @@ fn approved(mut request: Value) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use openexec_protocol::canonical::CanonicalText;
 
     use super::*;
+    use crate::execute::front;
+
+    #[test]
+    fn every_path_of_the_listener_is_in_the_document() {
+        let document = document();
+        let described: BTreeSet<_> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(described, BTreeSet::from(front::PATHS));
+    }
 
     #[test]
     fn the_examples_are_true() {

@@ -64,6 +64,16 @@ fn an_approval_is_explained_step_by_step() {
     let (code, said) = verify(&request("echo", &json!({}), "n"));
     assert_eq!((code, said.contains("requires an approval artifact")), (Some(1), true), "{said}");
     assert_eq!(verify("{").0, Some(1));
+    // The actions are the configuration's.
+    let setup = setup.file(
+        "upstreams: {mail: {addresses: [\"http://127.0.0.1:9\"]}}\nactions: {send: {upstream: mail, path: /send}}\n",
+    );
+    let verify = |action: &str| {
+        let body = approved(action, &json!({}), "n", &Approval::default());
+        text(&run(&mut setup.command(&["verify", "approval", "-"]), &body).stdout)
+    };
+    assert!(verify("send").contains("yes  the action is registered"));
+    assert!(verify("echo").contains("NO   the action is registered: Unknown action"));
 }
 
 #[test]
@@ -257,6 +267,10 @@ passthrough:
     let output = run(&mut allowed.command(&["validate"]), "");
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output.stderr).contains(r#"the allow-list names "b""#));
+    let hidden = "upstreams: {u: {addresses: [\"http://127.0.0.1:9\"]}}\n\
+                  passthrough: [{upstream: u, methods: [GET], path: /openapi.json}]\n";
+    let said = text(&run(&mut Setup::demo().file(hidden).command(&["validate"]), "").stderr);
+    assert!(said.contains("passthrough[0].path: /openapi.json itself is answered by OpenExec"), "{said}");
     let weak = Setup::demo().with("OPENEXEC_ADMIN_TOKEN", "short");
     assert!(text(&run(&mut weak.command(&["validate"]), "").stderr).contains("OPENEXEC_ADMIN_TOKEN must have"));
 }

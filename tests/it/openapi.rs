@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
+use openexec::execute::front::PATHS;
 use openexec_protocol::refusal::Code;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{Client, Response, Server, Setup, tool};
+use crate::support::{Approval, Client, Response, Server, Setup, approved, request, tool};
 
 const TOKEN: &str = "an-operators-token-of-a-test";
 
@@ -58,13 +59,13 @@ fn the_main_listener_answers_as_its_document_says() {
     let demo = Setup::demo().start();
     must_do_what_it_says(demo.address, &without_services(&demo), &[]);
     assert!(demo.metric(r#"openexec_verdicts_total{reason="",verdict="executed"}"#) > 0.0);
-    demo.must_be_well();
+    demo.execute(&request("echo", &json!({}), "innocent")).must_be_executed(false);
     let clawshield = Setup::clawshield().start();
     must_do_what_it_says(clawshield.address, &without_services(&clawshield), &[]);
     let refused = r#"openexec_verdicts_total{reason="approval_hash_mismatch",verdict="refused"}"#;
     assert!(clawshield.metric(refused) > 0.0);
     assert_eq!(clawshield.metric(r#"openexec_verdicts_total{reason="internal_error",verdict="refused"}"#), 0.0);
-    clawshield.must_be_well();
+    clawshield.execute(&approved("echo", &json!({}), "innocent", &Approval::default())).must_be_executed(false);
 }
 
 #[test]
@@ -73,7 +74,7 @@ fn the_admin_listener_answers_as_its_document_says() {
     server.execute(r#"{"action": "echo", "nonce": "1"}"#).must_be_executed(false);
     let document = get(&server, "/openapi.json").json();
     must_do_what_it_says(server.admin, &document, &["--header", &format!("Authorization:Bearer {TOKEN}")]);
-    server.must_be_well();
+    server.execute(&request("echo", &json!({}), "innocent")).must_be_executed(false);
 }
 
 #[test]
@@ -90,7 +91,7 @@ fn the_documents_are_good_and_name_every_path_and_code() {
         let words = document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"].as_array().unwrap();
         assert!(Code::all().map(Code::as_str).eq(words.iter().map(|word| word.as_str().unwrap())));
     }
-    for path in ["/execute", "/receipts/verify", "/", "/health", "/ready", "/version", "/openapi.json"] {
+    for path in PATHS {
         let described = &documents[0].json()["paths"][path];
         let method = if described["get"].is_object() { "POST" } else { "GET" };
         assert!(described.is_object(), "{path}");

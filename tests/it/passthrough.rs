@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use openexec::execute::front::PATHS;
 use serde_json::json;
 
 use crate::service::{After, Seen, Service, answer, write};
@@ -112,11 +113,10 @@ fn our_own_paths_stay_ours_whatever_is_let_through() {
     let server = Setup::demo()
         .file(&format!("upstreams: {{other: {{addresses: [\"http://{}\"]}}}}\npassthrough:\n{all}", service.address))
         .start();
-    for path in ["/", "/health", "/ready", "/version", "/openapi.json"] {
+    for path in PATHS {
         assert_eq!(server.client().get(path).header("etag"), None, "{path}");
-        server.client().post(path, "{}").unwrap().must_be(405, "method_not_allowed", "GET, HEAD");
+        assert_eq!(server.client().post(path, "{}").unwrap().header("etag"), None, "{path}");
     }
-    server.client().get("/execute").must_be(405, "method_not_allowed", "POST");
     assert!(service.seen().is_empty());
     assert_eq!(server.client().get("/other").header("etag"), Some("\"1\""));
 }
