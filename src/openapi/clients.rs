@@ -65,10 +65,14 @@ fn execute() -> Value {
         "responses": {"200": executed},
     });
     let mut operation = with_refusals(operation, refusals::of(Kind::Execute));
-    // Any of these can be a service's own status, with its answer.
+    // Any of these can be a service's own status, with its answer. Some generators know one kind of body for a status
+    // and take the first, so that one allows for the refusal too.
+    let either = json!({"anyOf": [reference("Problem"), reference("Answer")]});
     for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
-        response["content"][JSON]["schema"] = reference("Answer");
         let is_certain = status == "200";
+        if !is_certain {
+            response["content"][JSON]["schema"] = either.clone();
+        }
         for (name, header) in answer_headers(is_certain) {
             response["headers"][&name] = header;
         }
@@ -80,7 +84,7 @@ fn execute() -> Value {
         "description": "A service's answer, with its status; or `not_executed`, with a status of the action's \
             `not_executed_on`. Neither comes from a built-in action.",
         "headers": answer_headers(false),
-        "content": {JSON: {"schema": reference("Answer")}, PROBLEM: {"schema": reference("Problem")}},
+        "content": {JSON: {"schema": either}, PROBLEM: {"schema": reference("Problem")}},
     });
     operation
 }
@@ -188,8 +192,8 @@ fn request() -> Value {
                 "description": format!("The action's name; at most {MAX_ACTION_BYTES} bytes of UTF-8"),
             },
             "payload": {
-                "type": ["object", "null"], "default": {},
-                "description": "What it is to be done with. It is covered by the approval.",
+                "type": ["object", "null"],
+                "description": "What it is to be done with, `{}` by default. It is covered by the approval.",
             },
             "nonce": {
                 "type": "string", "minLength": 1, "maxLength": MAX_NONCE_BYTES, "pattern": "^[^\\u0000]*$",
@@ -276,6 +280,21 @@ mod tests {
         let document = document();
         let described: BTreeSet<_> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(described, BTreeSet::from(front::PATHS));
+    }
+
+    #[test]
+    fn a_generator_that_takes_the_first_kind_of_body_reads_refusals_and_answers() {
+        let document = document();
+        let responses = &document["paths"]["/execute"]["post"]["responses"];
+        let answer = &responses["200"]["content"][JSON]["example"];
+        for (status, response) in responses.as_object().unwrap().iter().filter(|(status, _)| *status != "200") {
+            let mut schema = response["content"].as_object().unwrap().values().next().unwrap()["schema"].clone();
+            schema["components"] = document["components"].clone();
+            let schema = jsonschema::validator_for(&schema).unwrap();
+            assert!(schema.is_valid(answer) && !schema.is_valid(&json!({"code": 1})), "{status}");
+            let refusal = &response["content"][PROBLEM]["example"];
+            assert!(schema.is_valid(refusal) || status == "default", "{status}");
+        }
     }
 
     #[test]
