@@ -39,6 +39,7 @@ use crate::metrics::{Bounded, Metrics};
 use crate::registry::{Handler, Registry};
 use crate::shutdown::Phase;
 use crate::takeover::{self, NotTaken, Offer, Taken};
+use crate::telemetry::{Exporter, Tracer};
 use crate::upstream::Upstream;
 
 /// The admin listener needs few, and must not be crowded out by clients.
@@ -141,6 +142,8 @@ pub struct Running {
     close_listeners: watch::Sender<bool>,
     services: Vec<JoinHandle<()>>,
     recovery: JoinHandle<()>,
+    /// Of traces, if anybody asked for them.
+    exporter: Option<Exporter>,
     serving: Arc<Permits>,
     /// `None`: it can fail no more.
     ledger_failed: Option<oneshot::Receiver<StartError>>,
@@ -150,7 +153,7 @@ pub struct Running {
 
 /// What a reload replaces, and what it needs for that.
 struct Replaceable {
-    fixed: [(&'static str, String); 5],
+    fixed: [(&'static str, String); 6],
     registry: Registry,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -182,7 +185,8 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     let hold_until = taken.is_some().then(|| Instant::now() + config.startup.wait);
     let rules = rules(&config, &registry, &clock, &metrics);
     let memory = Permits::new(config.limits.buffered_bytes);
-    let gate = Gate::new(rules, memory.clone(), clock.clone(), metrics.clone(), phase.clone(), hold_until);
+    let (tracer, exporter) = config.traces.clone().map(|traces| Tracer::start(traces, &metrics)).unzip();
+    let gate = Gate::new(rules, memory.clone(), clock.clone(), metrics.clone(), tracer, phase.clone(), hold_until);
     let sockets =
         config.listen.iter().map(|listener| bind(&listener.place, &mut taken)).collect::<Result<Vec<_>, _>>()?;
     let admin_socket = bind(&Place::Tcp(config.admin_listen), &mut taken)?;
@@ -249,6 +253,7 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     let recovery = tokio::spawn(gate.clone().recover());
     Ok(Running {
         recovery,
+        exporter,
         listen,
         admin_listen,
         files,
@@ -493,6 +498,9 @@ impl Running {
             }
         }
         of.tokens.set(config.admin_tokens.clone());
+        if let (Some(exporter), Some(traces)) = (&self.exporter, &config.traces) {
+            exporter.set_headers(traces.headers.clone());
+        }
         of.connections.resize(connections(config));
         of.memory.resize(config.limits.buffered_bytes);
         self.shutdown = config.shutdown;
@@ -557,6 +565,10 @@ impl Running {
         self.files.iter().for_each(Mark::remove);
         if let Some(ledger) = self.gate.ledger() {
             ledger.close().await;
+        }
+        // After the ledger, for which another process may wait.
+        if let Some(exporter) = self.exporter {
+            exporter.stop().await;
         }
         tracing::info!("stopped");
     }

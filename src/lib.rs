@@ -29,6 +29,7 @@ pub mod registry;
 pub mod reload;
 pub mod shutdown;
 pub mod takeover;
+pub mod telemetry;
 pub mod trace;
 
 /// This build's version.

@@ -39,6 +39,7 @@ pub struct Metrics {
     upstream_addresses: IntGaugeVec,
     upstream_unresolved: IntCounterVec,
     passed: IntCounterVec,
+    trace_spans: TraceSpans,
     /// Applied, and refused.
     reloads: [IntCounter; 2],
     handshakes_failed: IntCounter,
@@ -71,6 +72,17 @@ pub struct UpstreamMetrics {
     pub addresses: IntGauge,
     /// Those of them that work.
     pub healthy: IntGauge,
+}
+
+/// What became of spans.
+#[derive(Clone)]
+pub struct TraceSpans {
+    /// The collector has them.
+    pub exported: IntCounter,
+    /// Too many waited already.
+    pub dropped: IntCounter,
+    /// The collector did not take them.
+    pub failed: IntCounter,
 }
 
 /// Where an execution spent its time: "is it you or my service?"
@@ -136,7 +148,19 @@ impl Metrics {
                 &["result"],
             ),
         );
+        let trace_spans = register(
+            &registry,
+            IntCounterVec::new(
+                Opts::new("openexec_trace_spans_total", "Spans of traces, by what became of them"),
+                &["result"],
+            ),
+        );
         Metrics {
+            trace_spans: TraceSpans {
+                exported: trace_spans.with_label_values(&["exported"]),
+                dropped: trace_spans.with_label_values(&["dropped"]),
+                failed: trace_spans.with_label_values(&["failed"]),
+            },
             reloads: ["applied", "refused"].map(|result| reloads.with_label_values(&[result])),
             reload_good: register(
                 &registry,
@@ -252,6 +276,11 @@ impl Metrics {
         if applied {
             self.reload_time.set(Utc::now().timestamp_millis() as f64 / 1e3);
         }
+    }
+
+    /// For whoever exports traces.
+    pub fn trace_spans(&self) -> TraceSpans {
+        self.trace_spans.clone()
     }
 
     /// A client's TLS handshake failed.

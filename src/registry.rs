@@ -12,6 +12,7 @@ use openexec_protocol::refusal::Refusal;
 use crate::execute::dispatch::{InvalidPayload, builtin};
 use crate::ledger::{Record, RecoveryPolicy};
 use crate::listen::Permit;
+use crate::trace::Context;
 
 /// Computes a result from a payload, without any effect: executing it twice would harm nobody.
 pub type Pure = fn(&CanonicalText) -> Result<CanonicalText, InvalidPayload>;
@@ -69,8 +70,10 @@ pub struct Dispatch {
     pub action: String,
     /// The canonical bytes that were hashed.
     pub payload: CanonicalText,
-    /// The client's trace.
-    pub traceparent: Option<String>,
+    /// The span of the dispatch, in the client's trace if it sent one.
+    pub trace: Context,
+    /// What goes with it.
+    pub tracestate: Option<String>,
     /// For the answer: it grows with it.
     pub memory: Arc<Permit>,
 }

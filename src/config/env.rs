@@ -32,9 +32,37 @@ pub const TENANT_ID: &str = "CLAWSHIELD_TENANT_ID";
 pub const BASE_URL: &str = "CLAWSHIELD_BASE_URL";
 /// The key to ClawShield; accepted for the 0.2.0 service's sake.
 pub const API_KEY: &str = "CLAWSHIELD_API_KEY";
+/// `true`: nothing of OpenTelemetry, whatever else is set.
+pub const OTEL_DISABLED: &str = "OTEL_SDK_DISABLED";
+/// The collector; `/v1/traces` is added.
+pub const OTEL_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// The collector, for traces: the whole URL.
+pub const OTEL_TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+/// Only `http/protobuf` is spoken.
+pub const OTEL_PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
+/// The same, for traces.
+pub const OTEL_TRACES_PROTOCOL: &str = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL";
+/// Sent with each export: `name=value`, comma-separated, percent-encoded.
+pub const OTEL_HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
+/// The same, for traces; it wins.
+pub const OTEL_TRACES_HEADERS: &str = "OTEL_EXPORTER_OTLP_TRACES_HEADERS";
+/// Milliseconds for an export.
+pub const OTEL_TIMEOUT: &str = "OTEL_EXPORTER_OTLP_TIMEOUT";
+/// The same, for traces; it wins.
+pub const OTEL_TRACES_TIMEOUT: &str = "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT";
+/// Which traces are recorded.
+pub const OTEL_SAMPLER: &str = "OTEL_TRACES_SAMPLER";
+/// The share of them, 0 to 1.
+pub const OTEL_SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
+/// Who we are in traces.
+pub const OTEL_SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
+/// What else is said of us: `name=value`, comma-separated, percent-encoded.
+pub const OTEL_RESOURCE: &str = "OTEL_RESOURCE_ATTRIBUTES";
+/// Spans that wait at most.
+pub const OTEL_QUEUE: &str = "OTEL_BSP_MAX_QUEUE_SIZE";
 
 /// All that are read.
-pub const ALL: [&str; 15] = [
+pub const ALL: [&str; 29] = [
     MODE,
     CONFIG,
     LISTEN,
@@ -50,10 +78,25 @@ pub const ALL: [&str; 15] = [
     TENANT_ID,
     BASE_URL,
     API_KEY,
+    OTEL_DISABLED,
+    OTEL_ENDPOINT,
+    OTEL_TRACES_ENDPOINT,
+    OTEL_PROTOCOL,
+    OTEL_TRACES_PROTOCOL,
+    OTEL_HEADERS,
+    OTEL_TRACES_HEADERS,
+    OTEL_TIMEOUT,
+    OTEL_TRACES_TIMEOUT,
+    OTEL_SAMPLER,
+    OTEL_SAMPLER_ARG,
+    OTEL_SERVICE_NAME,
+    OTEL_RESOURCE,
+    OTEL_QUEUE,
 ];
 
 /// Those that may also be in a file, which `NAME_FILE` names.
-pub const SECRETS: [&str; 5] = [SECRET_KEY, PUBLIC_KEY, API_KEY, ADMIN_TOKEN, ADMIN_READ_TOKEN];
+pub const SECRETS: [&str; 7] =
+    [SECRET_KEY, PUBLIC_KEY, API_KEY, ADMIN_TOKEN, ADMIN_READ_TOKEN, OTEL_HEADERS, OTEL_TRACES_HEADERS];
 
 /// Variables by name, so that tests need no process environment.
 pub trait Environment {

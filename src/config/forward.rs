@@ -238,7 +238,11 @@ impl Check {
         recovery
     }
 
-    fn headers(&mut self, member: &str, typed: BTreeMap<String, raw::Header>) -> Vec<(HeaderName, HeaderValue)> {
+    pub(super) fn headers(
+        &mut self,
+        member: &str,
+        typed: BTreeMap<String, raw::Header>,
+    ) -> Vec<(HeaderName, HeaderValue)> {
         let mut checked = Vec::new();
         for (name, source) in typed {
             let member = format!("{member}.headers.{name}");

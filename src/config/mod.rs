@@ -9,6 +9,7 @@ pub mod listener;
 mod locate;
 mod raw;
 pub mod schema;
+pub mod telemetry;
 pub mod upstream;
 
 pub use raw::OnMismatch;
@@ -30,6 +31,7 @@ use self::env::Environment;
 use self::ledger::{DatabaseUrl, LedgerConfig, SqliteConfig};
 use self::listener::{Listener, Place};
 use self::locate::Lines;
+use self::telemetry::TracesConfig;
 use self::upstream::UpstreamConfig;
 use crate::admin::AdminTokens;
 use crate::execute::dispatch::RESERVED_BYTES;
@@ -59,6 +61,8 @@ pub struct Config {
     pub actions: BTreeMap<String, ActionConfig>,
     /// Requests that are let through as they are.
     pub passthrough: Vec<PassRule>,
+    /// Where traces go; `None`: nowhere.
+    pub traces: Option<TracesConfig>,
     /// Bounds on everything that a client can make big or slow.
     pub limits: Limits,
     /// The stop.
@@ -200,13 +204,14 @@ impl Config {
 
 impl Config {
     /// What another configuration must have in common with this one to take its place while the server runs.
-    pub fn fixed(&self) -> [(&'static str, String); 5] {
+    pub fn fixed(&self) -> [(&'static str, String); 6] {
         [
             ("mode", self.mode.as_str().to_owned()),
             ("listen", self.listen.iter().map(Listener::to_string).collect::<Vec<_>>().join(", ")),
             ("admin.listen", self.admin_listen.to_string()),
             ("ledger", format!("{:?}", self.ledger)),
             ("startup.takeover_socket", format!("{:?}", self.startup.takeover_socket)),
+            ("telemetry", self.traces.as_ref().map_or_else(String::new, TracesConfig::fixed)),
         ]
     }
 }
@@ -324,6 +329,7 @@ impl Check {
         self.room_for_answers(&limits, &actions);
         let passthrough = self.passthrough(file.passthrough, &upstreams, &actions);
         self.allowed(allowed_actions.as_ref(), &actions);
+        let traces = self.traces(environment, file.telemetry.traces);
         let (mode, admin_listen, ledger) = (mode?, admin?, ledger?);
         if let Mode::Demo { by_name: false } = mode {
             self.accidental_demo(&listen, environment);
@@ -348,6 +354,7 @@ impl Check {
             upstreams,
             actions,
             passthrough,
+            traces,
             limits,
             shutdown: Shutdown {
                 delay: file.shutdown.delay.unwrap_or(Duration::ZERO),

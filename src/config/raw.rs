@@ -27,6 +27,7 @@ pub(super) struct File {
     /// Absent: the built-in ones.
     pub actions: Option<BTreeMap<String, Action>>,
     pub passthrough: Vec<PassRule>,
+    pub telemetry: Telemetry,
     pub limits: Limits,
     pub shutdown: Shutdown,
     pub startup: Startup,
@@ -61,14 +62,15 @@ impl File {
         for tls in self.upstreams.values().filter_map(|upstream| upstream.tls.as_ref()) {
             files.extend([&tls.ca, &tls.certificate, &tls.key].into_iter().flatten().cloned());
         }
+        if let Some(tls) = &self.telemetry.traces.tls {
+            files.extend([&tls.ca, &tls.certificate, &tls.key].into_iter().flatten().cloned());
+        }
+        files.extend(self.telemetry.traces.headers.values().filter_map(Header::file));
         for action in self.actions.iter().flat_map(BTreeMap::values) {
             if let Some(serde_json::Value::String(schema)) = &action.schema {
                 files.push(PathBuf::from(schema));
             }
-            files.extend(action.headers.values().filter_map(|header| match header {
-                Header::File(from) => Some(from.file.clone()),
-                Header::Value(_) => None,
-            }));
+            files.extend(action.headers.values().filter_map(Header::file));
         }
         files
     }
@@ -284,6 +286,15 @@ pub(super) enum Header {
     File(HeaderFile),
 }
 
+impl Header {
+    fn file(&self) -> Option<PathBuf> {
+        match self {
+            Header::File(from) => Some(from.file.clone()),
+            Header::Value(_) => None,
+        }
+    }
+}
+
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HeaderFile {
@@ -301,6 +312,26 @@ pub(super) struct PassRule {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Option<Time>")]
     pub timeout: Option<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Telemetry {
+    pub traces: Traces,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Traces {
+    pub endpoint: Option<String>,
+    pub sample: Option<f64>,
+    pub service_name: Option<String>,
+    pub headers: BTreeMap<String, Header>,
+    pub tls: Option<Tls>,
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
+    pub timeout: Option<Duration>,
+    pub queue_spans: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -78,21 +78,35 @@ impl Front {
     }
 
     async fn execute(&self, session: &mut ServerSession, rules: Arc<Rules>) {
-        let Some(body) = self.body(session, &rules, rules.limits.body_bytes).await else { return };
-        let traceparent = session.req_header().headers.get("traceparent");
-        let traceparent = traceparent.and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let executed = self.gate.execute(rules, body.bytes.clone(), traceparent);
+        let mut trace = self.gate.trace(&session.req_header().headers, "POST", "/execute");
+        let bounds = Bounds { bytes: rules.limits.body_bytes, time: rules.limits.body_time };
+        let body = match intake::read(session, bounds, &self.gate.memory).await {
+            Ok(body) => body,
+            Err(refusal) => {
+                trace.refused(&refusal);
+                return self.refuse(session, refusal).await;
+            }
+        };
+        let executed = self.gate.execute(rules, body.bytes.clone(), &mut trace);
         let report = AssertUnwindSafe(executed).catch_unwind().await;
         let Ok(report) = report else {
             let id = Uuid::new_v4();
             tracing::error!(%id, "a request ended in a panic");
             self.gate.metrics.refused(Code::InternalError);
-            return respond::refusal(session, &super::internal_error(id)).await;
+            let refusal = super::internal_error(id);
+            trace.refused(&refusal);
+            return respond::refusal(session, &refusal).await;
         };
         log(&report);
         match report.outcome {
-            Ok(answer) => respond::answer(session, answer).await,
-            Err(refusal) => respond::refusal(session, &refusal).await,
+            Ok(answer) => {
+                trace.answered(answer.status);
+                respond::answer(session, answer).await;
+            }
+            Err(refusal) => {
+                trace.answered(refusal.status);
+                respond::refusal(session, &refusal).await;
+            }
         }
     }
 
@@ -102,7 +116,11 @@ impl Front {
             Ok(_) if self.gate.phase.is_draining() => {
                 Err(Refusal::new(Code::ShuttingDown, "The server is stopping").with_retry_after(1))
             }
-            Ok(passed) => rules.passthrough.pass(session, passed).await,
+            Ok(passed) => {
+                let header = session.req_header();
+                let mut trace = self.gate.trace(&header.headers, header.method.as_str(), passed.route());
+                rules.passthrough.pass(session, passed, &mut trace).await
+            }
             Err(refusal) => Err(refusal),
         };
         match passed {

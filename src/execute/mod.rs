@@ -32,6 +32,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use http::HeaderMap;
 use openexec_protocol::receipt::ResultText;
 use openexec_protocol::refusal::{Code, Refusal};
 use openexec_protocol::request::Request;
@@ -53,6 +54,7 @@ use crate::listen::{Permit, Permits};
 use crate::metrics::{Metrics, Timings};
 use crate::registry::{Dispatch, Effect, Ended, Handler};
 use crate::shutdown::Phase;
+use crate::telemetry::{Trace, Tracer};
 
 /// Everything that a decision depends on.
 pub struct Gate {
@@ -66,6 +68,8 @@ pub struct Gate {
     /// For all bodies: requests and answers.
     memory: Arc<Permits>,
     metrics: Arc<Metrics>,
+    /// `None`: nobody asked for traces.
+    tracer: Option<Tracer>,
     phase: Arc<Phase>,
     /// Rings when an outcome is unknown.
     unknown: Notify,
@@ -91,6 +95,7 @@ impl Gate {
         memory: Arc<Permits>,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
+        tracer: Option<Tracer>,
         phase: Arc<Phase>,
         hold_until: Option<Instant>,
     ) -> Arc<Self> {
@@ -103,6 +108,7 @@ impl Gate {
             hold_until,
             flights: Flights::default(),
             metrics,
+            tracer,
             phase,
             unknown: Notify::new(),
             settling: Mutex::default(),
@@ -155,14 +161,22 @@ impl Gate {
         [stopping, unconfigured, ledger].into_iter().flatten().collect()
     }
 
+    /// The trace of a request that was read just now.
+    fn trace(&self, headers: &HeaderMap, method: &str, route: &str) -> Trace {
+        match &self.tracer {
+            None => Trace::unrecorded(headers),
+            Some(tracer) => tracer.begin(headers, method, route),
+        }
+    }
+
     /// Decides about one body by these rules, and executes what it asks for.
-    /// `traceparent` is the client's, as it came.
-    pub async fn execute(self: &Arc<Self>, rules: Arc<Rules>, body: Bytes, traceparent: Option<String>) -> Report {
+    pub async fn execute(self: &Arc<Self>, rules: Arc<Rules>, body: Bytes, trace: &mut Trace) -> Report {
         let started = Instant::now();
         let mut timings = Timings::default();
         let mut action = None;
-        let outcome = self.decide(rules, body, traceparent, &mut action, &mut timings).await;
+        let outcome = self.decide(rules, body, trace, &mut action, &mut timings).await;
         let outcome = outcome.and_then(|answer| answer.within(&self.memory));
+        trace.verdict(action.as_deref(), &outcome);
         timings.enforcement = started.elapsed().saturating_sub(timings.ledger + timings.upstream);
         match &outcome {
             Ok(answer) if answer.replayed => self.metrics.replayed(),
@@ -176,7 +190,7 @@ impl Gate {
         self: &Arc<Self>,
         rules: Arc<Rules>,
         body: Bytes,
-        traceparent: Option<String>,
+        trace: &mut Trace,
         action: &mut Option<String>,
         timings: &mut Timings,
     ) -> Result<Answer, Refusal> {
@@ -204,9 +218,9 @@ impl Gate {
                 };
                 let run = Run { gate: self.clone(), rules, request, authenticated, lead, permit };
                 let (outcome, spent) = match handler {
-                    Some(Handler::Effect(effect)) => run.detached(effect, traceparent).await,
-                    Some(Handler::Pure(pure)) => run.pure(pure).await,
-                    None => run.unknown().await,
+                    Some(Handler::Effect(effect)) => run.detached(effect, trace).await,
+                    Some(Handler::Pure(pure)) => run.pure(pure, trace).await,
+                    None => run.unknown(trace).await,
                 };
                 *timings = spent;
                 outcome
@@ -214,6 +228,12 @@ impl Gate {
         }
     }
 }
+
+/// What a request waits for, as its trace calls it.
+const CONNECT: &str = "upstream.connect";
+const CLAIM: &str = "ledger.claim";
+const LOOK_UP: &str = "ledger.look_up";
+const RECORD: &str = "ledger.record";
 
 /// A defect, with the id under which the log has more.
 fn internal_error(id: Uuid) -> Refusal {
@@ -232,15 +252,15 @@ struct Run {
 
 impl Run {
     /// No such action; but one that was removed must not make a client do it again elsewhere.
-    async fn unknown(self) -> (Result<Answer, Refusal>, Timings) {
+    async fn unknown(self, trace: &mut Trace) -> (Result<Answer, Refusal>, Timings) {
         let mut timings = Timings::default();
         let refusal = dispatch::unknown_action(self.request.action());
-        let outcome = self.stored_or(refusal, &mut timings).await;
+        let outcome = self.stored_or(refusal, &mut timings, trace).await;
         (outcome, timings)
     }
 
     /// An action without effects: computed first, then claimed and recorded in one commit.
-    async fn pure(self, compute: crate::registry::Pure) -> (Result<Answer, Refusal>, Timings) {
+    async fn pure(self, compute: crate::registry::Pure, trace: &mut Trace) -> (Result<Answer, Refusal>, Timings) {
         let mut timings = Timings::default();
         let prepared = self.gate.ledger_or_refusal().await.and_then(|ledger| {
             let approved = self.authorise(ledger.fence())?;
@@ -251,11 +271,12 @@ impl Run {
         });
         let (ledger, new, done) = match prepared {
             Ok(prepared) => prepared,
-            Err(refusal) => return (self.stored_or(refusal, &mut timings).await, timings),
+            Err(refusal) => return (self.stored_or(refusal, &mut timings, trace).await, timings),
         };
         let asked = Instant::now();
         let claimed = ledger.claim(new, Some(done)).await;
         timings.ledger = asked.elapsed();
+        trace.step(CLAIM, asked, timings.ledger);
         let outcome = match claimed {
             Ok(Claimed::New(_, execution)) => {
                 let answer = Answer::fresh(&execution);
@@ -268,20 +289,29 @@ impl Run {
     }
 
     /// An action with effects: it ends whether or not the client waits for it.
-    async fn detached(
-        self,
-        effect: Arc<dyn Effect>,
-        traceparent: Option<String>,
-    ) -> (Result<Answer, Refusal>, Timings) {
-        let finished = AssertUnwindSafe(Finish::new(self.effect(effect, traceparent))).catch_unwind().await;
-        finished.unwrap_or_else(|_| {
-            let id = Uuid::new_v4();
-            tracing::error!(%id, "an execution ended in a panic");
-            (Err(internal_error(id)), Timings::default())
-        })
+    async fn detached(self, effect: Arc<dyn Effect>, trace: &mut Trace) -> (Result<Answer, Refusal>, Timings) {
+        let mut taken = std::mem::take(trace);
+        let action = taken.is_recorded().then(|| self.request.action().to_owned());
+        let work = async move {
+            let (outcome, timings) = self.effect(effect, &mut taken).await;
+            // Nobody else says it where the client has left.
+            taken.verdict(action.as_deref(), &outcome);
+            (outcome, timings, taken)
+        };
+        match AssertUnwindSafe(Finish::new(work)).catch_unwind().await {
+            Ok((outcome, timings, taken)) => {
+                *trace = taken;
+                (outcome, timings)
+            }
+            Err(_) => {
+                let id = Uuid::new_v4();
+                tracing::error!(%id, "an execution ended in a panic");
+                (Err(internal_error(id)), Timings::default())
+            }
+        }
     }
 
-    async fn effect(self, effect: Arc<dyn Effect>, traceparent: Option<String>) -> (Result<Answer, Refusal>, Timings) {
+    async fn effect(self, effect: Arc<dyn Effect>, trace: &mut Trace) -> (Result<Answer, Refusal>, Timings) {
         let mut timings = Timings::default();
         let prepared = self.gate.ledger_or_refusal().await.and_then(|ledger| {
             let approved = self.authorise(ledger.fence())?;
@@ -304,38 +334,46 @@ impl Run {
                 let asked = Instant::now();
                 let ready = effect.prepare().await;
                 timings.upstream = asked.elapsed();
+                trace.step(CONNECT, asked, timings.upstream);
                 ready.map(|ready| (ledger, new, ready))
             }
             Err(refusal) => Err(refusal),
         };
         let (ledger, new, ready) = match prepared {
             Ok(prepared) => prepared,
-            Err(refusal) => return (self.stored_or(refusal, &mut timings).await, timings),
+            Err(refusal) => return (self.stored_or(refusal, &mut timings, trace).await, timings),
         };
         let asked = Instant::now();
         let claimed = ledger.claim(new, None).await;
         timings.ledger = asked.elapsed();
+        trace.step(CLAIM, asked, timings.ledger);
         let (claim, intent) = match claimed {
             Ok(Claimed::New(claim, intent)) => (claim, intent),
             other => return (self.not_claimed(other), timings),
         };
+        let span = trace.onward();
         let dispatch = Dispatch {
             execution_id: intent.id.clone(),
             tenant: self.authenticated.tenant().clone(),
             approval_id: self.authenticated.approval().map(|approval| approval.approval_id().to_owned()),
             action: intent.action.clone(),
             payload: self.request.payload().clone(),
-            traceparent,
+            trace: span,
+            tracestate: trace.state(),
             memory: memory.clone(),
         };
         let dispatched = Instant::now();
         // A panic there must not keep the outcome from being recorded.
         let ended = AssertUnwindSafe(async { ready(dispatch).await }).catch_unwind().await.unwrap_or(Ended::Unknown);
-        timings.upstream += dispatched.elapsed();
+        let took = dispatched.elapsed();
+        timings.upstream += took;
+        trace.dispatched(span, dispatched, took, &ended);
         let asked = Instant::now();
         let outcome = record::outcome(&intent.id, ended);
         let execution = record::settle(ledger, claim, outcome, &intent, (self.permit, memory.clone())).await;
-        timings.ledger += asked.elapsed();
+        let took = asked.elapsed();
+        timings.ledger += took;
+        trace.step(RECORD, asked, took);
         if execution.state == State::Settled(Outcome::Unknown) {
             self.gate.unknown.notify_one();
         }
@@ -352,7 +390,7 @@ impl Run {
     }
 
     /// The stored answer of this nonce if there is one, else the refusal.
-    async fn stored_or(self, refusal: Refusal, timings: &mut Timings) -> Result<Answer, Refusal> {
+    async fn stored_or(self, refusal: Refusal, timings: &mut Timings, trace: &mut Trace) -> Result<Answer, Refusal> {
         let ledger = match self.gate.ledger_or_refusal().await {
             Ok(ledger) => ledger,
             Err(unavailable) => return Err(self.lead.refuse(unavailable)),
@@ -360,6 +398,7 @@ impl Run {
         let asked = Instant::now();
         let found = ledger.look_up(self.authenticated.tenant(), self.request.nonce()).await;
         timings.ledger = asked.elapsed();
+        trace.step(LOOK_UP, asked, timings.ledger);
         match found {
             Ok(Some(execution)) => {
                 let answer = replay::answer(&execution, &self.request, self.rules.on_mismatch);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
@@ -20,6 +20,7 @@ use crate::config::action::PassRule;
 use crate::headers;
 use crate::metrics::Metrics;
 use crate::path::Normal;
+use crate::telemetry::Trace;
 use crate::upstream::{Body, Connection, Response, Upstream, body_of, stream_body};
 
 /// What is let through.
@@ -41,6 +42,13 @@ enum Failure {
     Refused(Refusal),
     /// The client is gone, or has heard a part already: its connection ends.
     Broken,
+}
+
+impl Passed<'_> {
+    /// The rule's path: what the configuration calls it, and not what the client does.
+    pub(super) fn route(&self) -> &str {
+        &self.rule.path
+    }
 }
 
 impl Passthrough {
@@ -81,8 +89,27 @@ impl Passthrough {
     ///
     /// # Errors
     /// What the client is to be told. Its body may not have been read.
-    pub(super) async fn pass(&self, session: &mut ServerSession, passed: Passed<'_>) -> Result<bool, Refusal> {
-        let outcome = exchange(session, &passed).await;
+    pub(super) async fn pass(
+        &self,
+        session: &mut ServerSession,
+        passed: Passed<'_>,
+        trace: &mut Trace,
+    ) -> Result<bool, Refusal> {
+        let (span, started) = (trace.onward(), Instant::now());
+        let traceparent = trace.is_recorded().then(|| span.to_string());
+        let outcome = exchange(session, &passed, traceparent).await;
+        let took = started.elapsed();
+        match &outcome {
+            Ok((status, _)) => {
+                trace.called(span, started, took, Some(*status), (*status >= 400).then_some(""));
+                trace.answered(*status);
+            }
+            Err(Failure::Refused(refusal)) => {
+                trace.called(span, started, took, None, Some(refusal.code.as_str()));
+                trace.refused(refusal);
+            }
+            Err(Failure::Broken) => trace.called(span, started, took, None, Some("broken")),
+        }
         let status = match &outcome {
             Ok((status, _)) => *status,
             Err(Failure::Refused(refusal)) => refusal.status,
@@ -110,7 +137,11 @@ impl Passthrough {
 }
 
 /// Both ways; the status that was passed on, and whether the request was read to its end.
-async fn exchange(session: &mut ServerSession, passed: &Passed<'_>) -> Result<(u16, bool), Failure> {
+async fn exchange(
+    session: &mut ServerSession,
+    passed: &Passed<'_>,
+    traceparent: Option<String>,
+) -> Result<(u16, bool), Failure> {
     let has_body = !session.is_body_empty();
     if has_body && matches!(session.req_header().method, Method::GET | Method::HEAD) {
         // It would mean nothing (RFC 9110, section 9.3.1), and two servers could see two requests.
@@ -126,9 +157,13 @@ async fn exchange(session: &mut ServerSession, passed: &Passed<'_>) -> Result<(u
     };
     // Until the answer is passed on: a body whose senders are gone breaks the connection, and with it the answer.
     let _unfinished = pieces.clone();
-    let request = request(session.req_header(), &connection, &passed.target, body).ok_or_else(|| {
+    let mut request = request(session.req_header(), &connection, &passed.target, body).ok_or_else(|| {
         Failure::Refused(Refusal::new(Code::BadHttp, "Bad HTTP framing: the target cannot be passed on"))
     })?;
+    // A span of ours stands between, if anybody sees it.
+    if let Some(traceparent) = traceparent.and_then(|text| HeaderValue::try_from(text).ok()) {
+        request.headers_mut().insert("traceparent", traceparent);
+    }
     if has_body {
         expect_continue(session).await?;
     }

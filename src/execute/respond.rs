@@ -18,7 +18,8 @@ pub struct Answer {
     pub id: String,
     /// Whether it was stored before this request came.
     pub replayed: bool,
-    status: u16,
+    /// The HTTP status.
+    pub status: u16,
     upstream_status: Option<u16>,
     headers: Vec<(String, String)>,
     receipt: String,

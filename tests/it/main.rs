@@ -25,4 +25,5 @@ mod service;
 mod stop;
 mod support;
 mod takeover;
+mod telemetry;
 mod vectors;

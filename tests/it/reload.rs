@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::service::{self, Service};
 use crate::support::{Approval, Client, PATIENCE, Process, Setup, approved, metric, request};
 
-const APPLIED: &str = "openexec_config_reloads_total{result=\"applied\"}";
-const REFUSED: &str = "openexec_config_reloads_total{result=\"refused\"}";
+pub const APPLIED: &str = "openexec_config_reloads_total{result=\"applied\"}";
+pub const REFUSED: &str = "openexec_config_reloads_total{result=\"refused\"}";
 const GOOD: &str = "openexec_config_last_reload_successful";
 
 /// Until this counter is one more than it was.
@@ -22,7 +22,7 @@ fn counted(server: &Process, line: &str, before: f64) {
     }
 }
 
-fn reload(server: &Process, line: &str) {
+pub fn reload(server: &Process, line: &str) {
     let before = metric(server.admin, line);
     server.signal("HUP");
     counted(server, line, before);

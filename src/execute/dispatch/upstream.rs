@@ -19,6 +19,7 @@ use crate::config::action::{BodyForm, Forward, Recovery};
 use crate::ledger::{Record, RecoveryPolicy};
 use crate::listen::Permit;
 use crate::registry::{Dispatch, Effect, Ended, Ready, Recovered};
+use crate::trace::Context;
 use crate::upstream::{Body, Connection, Upstream, body_of};
 
 /// An action of the configuration, with the upstream that does it.
@@ -46,6 +47,7 @@ const EXECUTION_ID: HeaderName = HeaderName::from_static("openexec-execution-id"
 const TENANT: HeaderName = HeaderName::from_static("openexec-tenant");
 const APPROVAL_ID: HeaderName = HeaderName::from_static("openexec-approval-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 #[async_trait]
 impl Effect for Forwarded {
@@ -124,7 +126,8 @@ impl Forwarded {
             approval_id: record.approval_id.clone(),
             action: record.execution.action.clone(),
             payload,
-            traceparent: None,
+            trace: Context::child_of(None),
+            tracestate: None,
             memory,
         };
         match send(&self.config, connection, &dispatch).await {
@@ -216,7 +219,10 @@ fn request(config: &Forward, connection: &Connection, dispatch: &Dispatch) -> Op
     common_headers(config, connection, &dispatch.execution_id, &dispatch.tenant, headers)?;
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CONTENT_LENGTH, length.into());
-    headers.insert(TRACEPARENT, value(&crate::trace::child_of(dispatch.traceparent.as_deref()))?);
+    headers.insert(TRACEPARENT, value(&dispatch.trace.to_string())?);
+    if let Some(state) = &dispatch.tracestate {
+        headers.insert(TRACESTATE, value(state)?);
+    }
     if let Some(approval_id) = &dispatch.approval_id {
         headers.insert(APPROVAL_ID, value(approval_id)?);
     }
