@@ -209,7 +209,7 @@ impl Authority {
     }
 
     /// A TLS service with this certificate; with `clients` it wants one of theirs.
-    fn serve(&self, name: &str, days: i64, clients: Option<&Authority>) -> std::net::SocketAddr {
+    pub fn serve(&self, name: &str, days: i64, clients: Option<&Authority>) -> std::net::SocketAddr {
         let (certificate, key) = self.issue(name, days);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();

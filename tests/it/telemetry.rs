@@ -12,6 +12,7 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message;
 use serde_json::json;
 
+use crate::network::Authority;
 use crate::reload::{APPLIED, REFUSED, reload};
 use crate::service::{After, Seen, Service, answer, json};
 use crate::support::{Client, PATIENCE, Response, Server, Setup, effect, metric, request};
@@ -407,6 +408,24 @@ fn the_file_says_where_traces_go_and_with_which_headers() {
     let names: Vec<_> = resource.attributes.iter().map(|attribute| attribute.key.as_str()).collect();
     assert_eq!(names, ["deployment.environment", "service.name", "service.version", "service.instance.id"]);
     assert!(format!("{resource:?}").contains("\"gate\"") && format!("{resource:?}").contains("\"a b\""));
+}
+
+#[test]
+fn a_collector_must_have_a_good_certificate() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let start = |of: &Authority| {
+        let port = of.serve("localhost", 10, None).port();
+        let tls = format!("tls: {{ca: {}}}", ours.path("ca.pem"));
+        Setup::demo().file(&format!("telemetry: {{traces: {{endpoint: 'https://localhost:{port}', {tls}}}}}")).start()
+    };
+    let server = start(&theirs);
+    server.execute(&request("echo", &json!({}), "1")).must_be_executed(false);
+    await_metric(&server, r#"openexec_upstream_connections_total{how="failed",upstream="(collector)"}"#, 1.0);
+    assert_eq!(server.metric(EXPORTED), 0.0);
+    server.must_be_well();
+    let server = start(&ours);
+    server.execute(&request("echo", &json!({}), "1")).must_be_executed(false);
+    await_metric(&server, EXPORTED, 2.0);
 }
 
 #[test]
