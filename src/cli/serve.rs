@@ -52,8 +52,33 @@ Environment (it wins over the configuration file):
   CLAWSHIELD_BASE_URL
   CLAWSHIELD_API_KEY
       accepted, and not used yet
+  OTEL_EXPORTER_OTLP_ENDPOINT
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
+      where traces go over HTTP, such as http://127.0.0.1:4318, to which
+      /v1/traces is added; the second is the whole URL [default: no traces]
+  OTEL_EXPORTER_OTLP_HEADERS
+  OTEL_EXPORTER_OTLP_TRACES_HEADERS
+      sent along: name=value,name=value
+  OTEL_EXPORTER_OTLP_TIMEOUT
+  OTEL_EXPORTER_OTLP_TRACES_TIMEOUT
+      milliseconds for an export [default: 10000]
+  OTEL_EXPORTER_OTLP_PROTOCOL
+  OTEL_EXPORTER_OTLP_TRACES_PROTOCOL
+      `http/protobuf`, and nothing else
+  OTEL_TRACES_SAMPLER
+  OTEL_TRACES_SAMPLER_ARG
+      `always_on`, `always_off`, or `traceidratio` and the share, each also
+      behind `parentbased_` [default: parentbased_always_on]
+  OTEL_SERVICE_NAME
+  OTEL_RESOURCE_ATTRIBUTES
+      who we are in traces, and what else is said of us: name=value,name=value
+      [default: openexec]
+  OTEL_BSP_MAX_QUEUE_SIZE
+      spans that wait for the collector; more are dropped [default: 8192]
+  OTEL_SDK_DISABLED
+      `true`: no traces, whatever else is set
 
-A secret (keys, tokens) can be in a file instead, which NAME_FILE names.
+A secret (keys, tokens, trace headers) can be in a file instead, which NAME_FILE names.
 `openexec --help` lists the exit codes.";
 
 /// Serve.
