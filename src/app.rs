@@ -100,16 +100,11 @@ pub enum StartError {
 impl StartError {
     /// The exit code, as sysexits.h has them.
     pub fn exit_code(&self) -> u8 {
-        use ledger::OpenError as E;
         match self {
             StartError::Bind(..) | StartError::NotTaken(_) => 69,
             StartError::TooMany(_) => 78,
             StartError::AccidentalDemo => 78,
-            StartError::Ledger(E::InUse { .. }) => 75,
-            StartError::Ledger(
-                E::Missing(_) | E::NetworkFileSystem(..) | E::Foreign(_) | E::Legacy(_) | E::Newer { .. },
-            ) => 78,
-            StartError::Ledger(_) => 74,
+            StartError::Ledger(error) => error.exit_code(),
         }
     }
 }

@@ -147,6 +147,7 @@ impl Admin {
 fn summary(record: &Record) -> Value {
     let (status, receipt) = match &record.execution.state {
         State::Settled(Outcome::Done(done)) => (done.upstream_status, Some(done.receipt.as_str())),
+        State::Expired { receipt } => (None, Some(receipt.as_str())),
         State::Settled(Outcome::NotExecuted { status }) => (Some(*status), None),
         _ => (None, None),
     };

@@ -3,6 +3,7 @@
 mod admin_client;
 mod executions;
 mod input;
+mod ledger;
 mod mint;
 mod notify;
 mod probe;
@@ -39,6 +40,7 @@ Exit codes:
       `executions`: no such one, or in no state for it
       `probe`: not ready
   2   wrong usage
+  65  `ledger import`: the file is not what can be imported
   69  an address cannot be listened on, there is nobody to take sockets from, or
       the admin listener cannot be reached
   71  the system gives no threads
@@ -83,6 +85,12 @@ enum Command {
     ///
     /// Exit code 0 if it is; 1 if not, with the reasons on standard error; 69 if the admin listener cannot be reached.
     Probe(probe::Probe),
+    /// Check, copy, move or fence the ledger's file
+    ///
+    /// The ledger is the configured one: OPENEXEC_DB_URL, or ledger.url. Exit code 0; 65 if a file cannot be imported; 74 if
+    /// the ledger is damaged, or a file cannot be read or written; 75 if a server uses it; 78 if it is no ledger.
+    #[command(subcommand)]
+    Ledger(ledger::Ledger),
     /// Look at what a running server executed, and settle what it cannot know
     ///
     /// Asks the admin listener with OPENEXEC_ADMIN_TOKEN, or, to look only, with OPENEXEC_ADMIN_READ_TOKEN; either can
@@ -102,6 +110,7 @@ pub fn run() -> ExitCode {
         Command::Schema(schema) => schema.run(),
         Command::Completions(completions) => completions.run(),
         Command::Probe(probe) => probe.run(config.as_deref()),
+        Command::Ledger(ledger) => ledger.run(config.as_deref()),
         Command::Executions(executions) => executions.run(config.as_deref()),
     }
 }

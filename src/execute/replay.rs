@@ -14,6 +14,7 @@ pub(super) fn answer(execution: &Execution, request: &Request, on_mismatch: OnMi
     }
     match &execution.state {
         State::Settled(Outcome::Done(done)) => Ok(Answer::of(execution, done, true)),
+        State::Expired { receipt } => Err(super::respond::result_expired(execution, receipt)),
         State::Settled(Outcome::NotExecuted { status }) => Err(super::respond::not_executed(execution, *status)),
         // Whoever asks here leads its nonce's flight: an INTENT that is not in flight was left by something that died.
         State::Intent | State::Settled(Outcome::Unknown) => Err(outcome_unknown(execution, 409)),

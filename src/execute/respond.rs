@@ -80,6 +80,7 @@ impl Answer {
         match &execution.state {
             State::Settled(Outcome::Done(done)) => Ok(Answer::of(execution, done, false)),
             State::Settled(Outcome::NotExecuted { status }) => Err(not_executed(execution, *status)),
+            State::Expired { receipt } => Err(result_expired(execution, receipt)),
             State::Intent | State::Settled(Outcome::Unknown) => Err(outcome_unknown(execution, 504)),
         }
     }
@@ -96,6 +97,12 @@ fn client_status(upstream_status: u16) -> u16 {
 pub(super) fn not_executed(execution: &Execution, status: u16) -> Refusal {
     let detail = "It is certain that the action was not executed; its nonce and approval stay used";
     Refusal::new(Code::NotExecuted, detail).with_status(status).with_execution(&execution.id)
+}
+
+pub(super) fn result_expired(execution: &Execution, receipt: &str) -> Refusal {
+    let detail = "The action was executed; its result is no longer kept";
+    let refusal = Refusal::new(Code::ResultExpired, detail).with_execution(&execution.id);
+    Refusal { receipt: Some(receipt.to_owned()), ..refusal }
 }
 
 pub(super) fn outcome_unknown(execution: &Execution, status: u16) -> Refusal {

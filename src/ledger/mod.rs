@@ -22,7 +22,7 @@ pub use anchor::Anchor;
 pub use cache::Cached;
 pub use memory::Memory;
 pub use open::{Opening, open, preview};
-pub use sqlite::{OpenError, OpenFile, Sqlite};
+pub use sqlite::{OpenError, OpenFile, Sqlite, care};
 
 use std::sync::Arc;
 
@@ -182,6 +182,11 @@ impl Outcome {
 pub enum State {
     /// Claimed; running now, or left by a process that died.
     Intent,
+    /// DONE, and its result is no longer kept.
+    Expired {
+        /// The result's receipt.
+        receipt: String,
+    },
     /// As [`Outcome`].
     Settled(Outcome),
 }
@@ -204,6 +209,7 @@ impl State {
     pub fn as_str(&self) -> &'static str {
         match self {
             State::Intent => "INTENT",
+            State::Expired { .. } => "DONE",
             State::Settled(outcome) => outcome.as_str(),
         }
     }

@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 mod admin;
+mod care;
 mod cli;
 mod contract;
 mod crash;

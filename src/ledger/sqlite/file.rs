@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::schema;
 use crate::config::ledger::SqliteConfig;
@@ -50,8 +50,8 @@ pub enum OpenError {
     Foreign(PathBuf),
     /// A file of the 0.2.0 service.
     #[error(
-        "{0} is the database of OpenExec 0.2.0. `openexec ledger import {0}` takes over its nonces and results, in a \
-        version that has this command; until then name another file in OPENEXEC_DB_URL"
+        "{0} is the database of OpenExec 0.2.0: name another file in OPENEXEC_DB_URL; `openexec ledger import {0}` then \
+        takes over its nonces and results"
     )]
     Legacy(PathBuf),
     /// Written by a newer version.
@@ -80,6 +80,18 @@ pub enum OpenError {
     /// Anything else.
     #[error("the ledger cannot be used: {0}")]
     Sqlite(#[from] rusqlite::Error),
+}
+
+impl OpenError {
+    /// The exit code, as sysexits.h has them.
+    pub fn exit_code(&self) -> u8 {
+        use OpenError as E;
+        match self {
+            E::InUse { .. } => 75,
+            E::Missing(_) | E::NetworkFileSystem(..) | E::Foreign(_) | E::Legacy(_) | E::Newer { .. } => 78,
+            _ => 74,
+        }
+    }
 }
 
 /// The exclusive lock on a side file; held as long as this lives, freed by the system when the process dies.
@@ -201,7 +213,7 @@ pub(super) fn recognise(path: &Path) -> Result<bool, OpenError> {
         return Ok(false);
     }
     if pragma("application_id")? != schema::APPLICATION_ID {
-        return Err(if is_legacy(&connection)? {
+        return Err(if legacy_table(&connection)?.is_some() {
             OpenError::Legacy(path.to_owned())
         } else {
             OpenError::Foreign(path.to_owned())
@@ -214,16 +226,16 @@ pub(super) fn recognise(path: &Path) -> Result<bool, OpenError> {
 }
 
 /// The 0.2.0 service kept one table with these columns.
-fn is_legacy(connection: &Connection) -> Result<bool, OpenError> {
-    Ok(connection.query_row(
-        "SELECT EXISTS (
-            SELECT 1 FROM sqlite_schema AS t
-            WHERE t.type = 'table' AND 5 = (
-                SELECT count(*) FROM pragma_table_info(t.name)
-                WHERE name IN ('action', 'payload', 'result', 'nonce', 'approved')))",
+pub(super) fn legacy_table(connection: &Connection) -> Result<Option<String>, OpenError> {
+    let found = connection.query_row(
+        "SELECT t.name FROM sqlite_schema AS t
+         WHERE t.type = 'table' AND 6 = (
+             SELECT count(*) FROM pragma_table_info(t.name)
+             WHERE name IN ('id', 'action', 'payload', 'result', 'nonce', 'approved'))",
         [],
         |row| row.get(0),
-    )?)
+    );
+    Ok(found.optional()?)
 }
 
 /// Reads the whole file after an unclean stop.

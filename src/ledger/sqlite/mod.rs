@@ -1,5 +1,6 @@
 //! The embedded ledger: one SQLite file, one writer thread, readers beside it.
 
+pub mod care;
 mod checkpointer;
 mod file;
 mod keeper;
@@ -176,7 +177,7 @@ fn create(connection: &Connection) -> Result<(), OpenError> {
     connection.execute_batch(&format!(
         "BEGIN IMMEDIATE;
          {}
-         INSERT INTO meta VALUES ('ledger_id', '{ledger_id}');
+         INSERT INTO meta VALUES ('ledger_id', '{ledger_id}'), ('clean', '1');
          PRAGMA application_id = {};
          PRAGMA user_version = {};
          COMMIT;",

@@ -1,7 +1,7 @@
 //! Between rows and types.
 
 use rusqlite::Row;
-use rusqlite::types::Type;
+use rusqlite::types::{Type, ValueRef};
 
 use chrono::{DateTime, Utc};
 use openexec_protocol::timestamp;
@@ -37,6 +37,7 @@ pub(super) fn columns(outcome: &Outcome) -> Columns<'_> {
 pub(super) fn execution(row: &Row<'_>) -> rusqlite::Result<Execution> {
     let state = match row.get_ref(3)?.as_str()? {
         "INTENT" => State::Intent,
+        "DONE" if row.get_ref(6)? == ValueRef::Null => State::Expired { receipt: row.get(5)? },
         "DONE" => {
             let headers = match row.get_ref(7)?.as_str_or_null()? {
                 None => Vec::new(),

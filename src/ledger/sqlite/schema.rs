@@ -98,14 +98,14 @@ pub(super) const FIND: &str = record!("payload", "result", "WHERE id = ?1");
 
 pub(super) const LIST: &str = record!(
     "NULL",
-    "''",
+    "CASE WHEN result IS NOT NULL THEN '' END",
     "WHERE seq < COALESCE((SELECT seq FROM executions WHERE id = ?1), 9223372036854775807) \
      ORDER BY seq DESC LIMIT ?2"
 );
 
 pub(super) const LIST_DONE: &str = record!(
     "NULL",
-    "''",
+    "CASE WHEN result IS NOT NULL THEN '' END",
     "WHERE seq < COALESCE((SELECT seq FROM executions WHERE id = ?1), 9223372036854775807) AND state = ?3 \
      ORDER BY seq DESC LIMIT ?2"
 );
@@ -113,7 +113,7 @@ pub(super) const LIST_DONE: &str = record!(
 /// Few among many, by their own index.
 pub(super) const LIST_NOT_EXECUTED: &str = record!(
     "NULL",
-    "''",
+    "CASE WHEN result IS NOT NULL THEN '' END",
     "WHERE seq < COALESCE((SELECT seq FROM executions WHERE id = ?1), 9223372036854775807) \
      AND state = 'NOT_EXECUTED' AND state = ?3 ORDER BY seq DESC LIMIT ?2"
 );
@@ -121,7 +121,7 @@ pub(super) const LIST_NOT_EXECUTED: &str = record!(
 /// Finds them by the partial index, however large the table is.
 pub(super) const LIST_UNSETTLED: &str = record!(
     "NULL",
-    "''",
+    "CASE WHEN result IS NOT NULL THEN '' END",
     "WHERE seq < COALESCE((SELECT seq FROM executions WHERE id = ?1), 9223372036854775807) \
      AND (state = 'INTENT' OR state = 'UNKNOWN') AND state = ?3 ORDER BY seq DESC LIMIT ?2"
 );

@@ -1,0 +1,145 @@
+//! `openexec ledger`: the ledger's file, checked, copied, moved and fenced.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::{BAD_CONFIGURATION, fail};
+use crate::config::env::ProcessEnvironment;
+use crate::config::ledger::{LedgerConfig, SqliteConfig};
+use crate::config::{Config, Mode};
+use crate::ledger::care::{self, CareError};
+
+/// What to do with it.
+#[derive(Subcommand)]
+pub(super) enum Ledger {
+    /// Read all of it: the file's structure, each execution, each receipt, and the anchor beside it
+    Check,
+    /// Copy it into a new file, also while a server uses it
+    ///
+    /// The copy is one state of the ledger, compact, synced and checked. Approvals that are used after it was made are
+    /// unused in it: raise the fence when it is put in the ledger's place (openexec ledger fence).
+    Backup {
+        /// The copy, which must not be there yet
+        file: PathBuf,
+    },
+    /// Write every execution as a line of JSON, also while a server uses it
+    ///
+    /// Receipts are verified on the way. It holds results and, of unknown outcomes, payloads.
+    Export {
+        /// Where to, which must not be there yet [default: standard output]
+        file: Option<PathBuf>,
+    },
+    /// Take over the executions of an export, or of the OpenExec 0.2.0 service's openexec.db
+    ///
+    /// All of them or none; receipts are verified. An execution that is here already stays as it is. The fence is raised:
+    /// approvals from before the import are refused. No server may use the ledger meanwhile.
+    Import {
+        /// The export, or the 0.2.0 service's file
+        file: PathBuf,
+        /// Whose the executions of a 0.2.0 file are [default: CLAWSHIELD_TENANT_ID's; in demo mode, demo mode's]
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Refuse all approvals that were issued before now: after a copy was put in the ledger's place
+    ///
+    /// No server may use the ledger meanwhile. The fence never falls.
+    Fence,
+}
+
+impl Ledger {
+    pub(super) fn run(&self, path: Option<&Path>) -> ExitCode {
+        let config = match Config::load(path, &ProcessEnvironment) {
+            Ok(config) => config,
+            Err(error) => return fail(error, BAD_CONFIGURATION),
+        };
+        let LedgerConfig::Sqlite(ledger) = &config.ledger else {
+            return fail("memory: is gone with its process: name a file in OPENEXEC_DB_URL", BAD_CONFIGURATION);
+        };
+        let done = match self {
+            Ledger::Check => check(ledger),
+            Ledger::Backup { file } => care::backup(ledger, file).map(|bytes| {
+                eprintln!("copied {} into {}: {bytes} bytes", ledger.path.display(), file.display());
+                ExitCode::SUCCESS
+            }),
+            Ledger::Export { file } => export(ledger, file.as_deref()),
+            Ledger::Import { file, tenant } => match tenant_of(tenant.as_deref(), &config.mode) {
+                Ok(tenant) => import(ledger, file, &tenant, config.clock_skew),
+                Err(problem) => return fail(problem, BAD_CONFIGURATION),
+            },
+            Ledger::Fence => care::raise(ledger, config.clock_skew).map(|fence| {
+                println!("approvals issued before {fence} are refused");
+                ExitCode::SUCCESS
+            }),
+        };
+        done.unwrap_or_else(|error| {
+            let code = error.exit_code();
+            fail(error, code)
+        })
+    }
+}
+
+fn check(ledger: &SqliteConfig) -> Result<ExitCode, CareError> {
+    let findings = care::check(ledger)?;
+    println!("{findings}");
+    for problem in &findings.problems {
+        eprintln!("openexec: {problem}");
+    }
+    Ok(if findings.problems.is_empty() {
+        println!("The ledger is good");
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(74)
+    })
+}
+
+fn export(ledger: &SqliteConfig, to: Option<&Path>) -> Result<ExitCode, CareError> {
+    let (mut out, file): (Box<dyn Write>, _) = match to {
+        None => (Box::new(BufWriter::new(io::stdout().lock())), None),
+        Some(path) => {
+            let failed = |error| CareError::File(path.to_owned(), error);
+            let file = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+            (Box::new(BufWriter::new(file.try_clone().map_err(failed)?)), Some((path, file)))
+        }
+    };
+    let exported = care::export(ledger, &mut out);
+    if let Some((path, file)) = file {
+        if exported.is_err() {
+            // Half an export is none.
+            let _ = std::fs::remove_file(path);
+        }
+        file.sync_all().map_err(|error| CareError::File(path.to_owned(), error))?;
+    }
+    eprintln!("exported {} executions", exported?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn import(ledger: &SqliteConfig, from: &Path, tenant: &str, skew: chrono::TimeDelta) -> Result<ExitCode, CareError> {
+    let imported = care::import(ledger, from, tenant, skew)?;
+    println!("imported {} executions into {}", imported.executions, ledger.path.display());
+    if imported.known > 0 {
+        println!("{} were here already", imported.known);
+    }
+    if imported.unaskable > 0 {
+        println!("{} were left out: their nonces are over 256 bytes or have a U+0000", imported.unaskable);
+    }
+    if let Some(fence) = imported.fence {
+        println!("approvals issued before {fence} are refused");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Demo mode's executions are nobody's.
+fn tenant_of(named: Option<&str>, mode: &Mode) -> Result<String, &'static str> {
+    match (named, mode) {
+        (Some(named), _) if openexec_protocol::approval::is_identifier(named) => Ok(named.to_owned()),
+        (Some(_), _) => Err("--tenant must be 1 to 128 of the characters A-Z a-z 0-9 . _ ~ -"),
+        (None, Mode::Demo { .. }) => Ok(String::new()),
+        (None, Mode::ClawShield { verifier: Ok(verifier) }) => Ok(verifier.tenant_id.clone()),
+        (None, Mode::ClawShield { verifier: Err(_) }) => Err("say whose these executions are: --tenant"),
+    }
+}

@@ -1,0 +1,274 @@
+//! `openexec ledger`: what a person does with the ledger's file.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use openexec_protocol::receipt;
+use rusqlite::{Connection, params};
+use serde_json::{Value, json};
+
+use crate::forward::config;
+use crate::service::{After, Service, answer, json as json_answer};
+use crate::support::{Approval, Response, Setup, approved, request};
+
+fn ledger(setup: &Setup, arguments: &[&str]) -> Output {
+    setup.command(&[&["ledger"], arguments].concat()).output().unwrap()
+}
+
+/// Its exit code, and what it must have printed.
+#[track_caller]
+fn must(output: &Output, code: i32, printed: &[&str]) -> String {
+    let text = String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for part in printed {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    text
+}
+
+fn path(setup: &Setup, name: &str) -> PathBuf {
+    setup.directory.path().join(name)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The same files, with another ledger.
+fn elsewhere(setup: Setup, name: &str) -> Setup {
+    let url = format!("sqlite:///{}", path(&setup, name).display());
+    setup.with("OPENEXEC_DB_URL", &url)
+}
+
+#[test]
+fn a_copy_is_made_while_it_serves_and_restored_behind_a_fence() {
+    let setup = Setup::clawshield();
+    let server = setup.spawn();
+    let execute = |address, body: &str| crate::support::Client::connect(address).execute(body);
+    let before = approved("add", &json!({"a": 1}), "before", &Approval::default());
+    let first = execute(server.address, &before);
+    first.must_be_executed(false);
+    let copy = path(&setup, "copy.db");
+    must(&ledger(&setup, &["backup", text(&copy)]), 0, &["copied"]);
+    assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+    must(&ledger(&setup, &["backup", text(&copy)]), 74, &["copy.db", "exists"]);
+    // Used after the copy was made, so unused in it.
+    let used = Approval { approval_id: "approval-2", ..Approval::default() };
+    execute(server.address, &approved("add", &json!({"a": 2}), "after", &used)).must_be_executed(false);
+    must(
+        &ledger(&setup, &["check"]),
+        0,
+        &["2 DONE", "receipts    2 checked", "fence       none", "The ledger is good"],
+    );
+    server.signal("TERM");
+    assert_eq!(server.end().0, Some(0));
+    // The whole volume is restored: the anchor with it, which so has nothing to say.
+    std::fs::copy(&copy, setup.ledger()).unwrap();
+    let anchor = path(&setup, "openexec.db.anchor");
+    let stored: Value = serde_json::from_slice(&std::fs::read(&anchor).unwrap()).unwrap();
+    std::fs::write(
+        &anchor,
+        json!({"ledger_id": stored["ledger_id"], "last_seq": 1, "time": stored["time"]}).to_string(),
+    )
+    .unwrap();
+    must(&ledger(&setup, &["check"]), 0, &["1 DONE", "openexec.db.anchor fits"]);
+    must(&ledger(&setup, &["fence"]), 0, &["approvals issued before"]);
+    let server = setup.spawn();
+    let again = approved("add", &json!({"a": 2}), "another", &used);
+    execute(server.address, &again).must_be(403, "approval_predates_ledger", "");
+    let replayed = execute(server.address, &before);
+    assert_eq!(replayed.body, first.body);
+    replayed.must_be_executed(true);
+}
+
+#[test]
+fn an_export_moves_everything_to_another_ledger() {
+    let service = Service::start(|seen, stream| match seen.asked().as_str() {
+        "lost" => After::Reset,
+        "busy" => json_answer(stream, "503 Busy", "{}"),
+        _ => {
+            answer(stream, "202 Accepted", "Content-Type: application/json\r\nX-Request-Id: a1\r\n", r#"{"sent":true}"#)
+        }
+    });
+    let file = config(service.address, ", not_executed_on: [503], response_headers: [x-request-id]");
+    let setup = Setup::demo().file(&file);
+    let bodies: Vec<String> = ["ok", "lost", "busy"]
+        .iter()
+        .map(|what| request("send", &json!({"do": what}), what))
+        .chain([request("echo", &json!({"ä": "\u{1f600}"}), "echo")])
+        .collect();
+    let server = setup.start();
+    let answers: Vec<Response> = bodies.iter().map(|body| server.execute(body)).collect();
+    let export = path(&setup, "export.jsonl");
+    must(&ledger(&setup, &["export", text(&export)]), 0, &["exported 4 executions"]);
+    assert_eq!(std::fs::metadata(&export).unwrap().permissions().mode() & 0o777, 0o600);
+    let exported = std::fs::read_to_string(&export).unwrap();
+    let printed = ledger(&setup, &["export"]);
+    assert_eq!(printed.stdout.split(|&b| b == b'\n').skip(1).collect::<Vec<_>>(), {
+        exported.as_bytes().split(|&b| b == b'\n').skip(1).collect::<Vec<_>>()
+    });
+    must(&ledger(&setup, &["import", text(&export)]), 75, &["in use by process"]);
+    server.stop();
+    let other = elsewhere(setup, "other.db");
+    let import = |name: &str| ledger(&other, &["import", text(&path(&other, name))]);
+    // What is not whole, or not right, is not imported at all.
+    let without_end = exported.trim_end().rsplit_once('\n').unwrap().0;
+    let altered = exported.replace(r#"{\"sent\": true}"#, r#"{\"sent\": false}"#);
+    assert_ne!(altered, exported);
+    let newer = exported.replacen(r#""openexec_export":1"#, r#""openexec_export":2"#, 1);
+    let unknown_member = exported.replacen(r#""tenant""#, r#""x":1,"tenant""#, 1);
+    for (wrong, said) in [
+        (without_end, "ends early"),
+        (&exported[..exported.len() - 40], "line 5"),
+        (&altered, "line 2: execution"),
+        (&newer, "format 2"),
+        (&unknown_member, "line 2: no execution"),
+        ("{}\n", "neither an export"),
+        ("", "neither an export"),
+    ] {
+        std::fs::write(path(&other, "wrong.jsonl"), wrong).unwrap();
+        let printed = must(&import("wrong.jsonl"), 65, &[said]);
+        assert!(!printed.contains("sent"), "{printed}");
+        let count: i64 = Connection::open(path(&other, "other.db"))
+            .unwrap()
+            .query_row("SELECT count(*) FROM executions", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(count, 0);
+    }
+    must(&import("export.jsonl"), 0, &["imported 4 executions", "approvals issued before"]);
+    must(&import("export.jsonl"), 0, &["imported 0 executions", "4 were here already"]);
+    must(&ledger(&other, &["check"]), 0, &["1 NOT_EXECUTED", "1 UNKNOWN", "2 DONE", "receipts    2 checked"]);
+    let asked = service.seen().len();
+    let server = other.start();
+    for (body, before) in bodies.iter().zip(&answers) {
+        let after = server.execute(body);
+        if before.header("openexec-receipt").is_some() {
+            assert_eq!((after.status, &after.body), (before.status, &before.body));
+            assert_eq!(after.header("x-request-id"), before.header("x-request-id"));
+        } else {
+            assert_eq!(after.json()["code"], before.json()["code"]);
+            assert_eq!(after.header("openexec-execution-id"), before.header("openexec-execution-id"));
+        }
+    }
+    assert_eq!(service.seen().len(), asked, "nothing was sent again");
+    server.stop();
+    // A nonce that is another execution's here.
+    let third = elsewhere(other, "third.db");
+    let server = third.start();
+    server.execute(&request("echo", &json!({"mine": 1}), "echo")).must_be_executed(false);
+    server.stop();
+    let import = ledger(&third, &["import", text(&path(&third, "export.jsonl"))]);
+    must(&import, 65, &["line 5", "belongs to another one here"]);
+    must(&ledger(&third, &["check"]), 0, &["executions  1 (1 DONE)"]);
+}
+
+/// As the service made it.
+fn legacy_file(path: &Path, rows: &[(&str, &str, &str, &str, &str)]) {
+    let file = Connection::open(path).unwrap();
+    file.execute_batch(
+        "CREATE TABLE execution_logs (id VARCHAR NOT NULL PRIMARY KEY, action VARCHAR NOT NULL, payload TEXT NOT NULL,
+         result TEXT NOT NULL, nonce VARCHAR NOT NULL UNIQUE, approved BOOLEAN)",
+    )
+    .unwrap();
+    for (id, action, payload, result, nonce) in rows {
+        let row = params![id, action, payload, result, nonce];
+        file.execute("INSERT INTO execution_logs VALUES (?1, ?2, ?3, ?4, ?5, 1)", row).unwrap();
+    }
+}
+
+#[test]
+fn the_file_of_0_2_0_is_imported_with_its_nonces_and_results() {
+    let setup = Setup::demo();
+    let old = path(&setup, "old.db");
+    let (plain, no_number) = ("0b4e3f0a-1111-4222-8333-444455556666", "0b4e3f0a-1111-4222-8333-444455557777");
+    legacy_file(
+        &old,
+        &[
+            (plain, "echo", r#"{"b": 1, "msg": "h\u00e9"}"#, r#"{"echo": {"b": 1, "msg": "h\u00e9"}}"#, "n-1"),
+            (no_number, "echo", r#"{"a": NaN}"#, r#"{"echo": {"a": NaN}}"#, "n-2"),
+            ("0b4e3f0a-1111-4222-8333-444455558888", "echo", "{}", r#"{"echo": {}}"#, &"n".repeat(300)),
+        ],
+    );
+    let import = ledger(&setup, &["import", text(&old)]);
+    must(&import, 0, &["imported 2 executions", "1 were left out", "approvals issued before"]);
+    must(&ledger(&setup, &["import", text(&old)]), 0, &["imported 0 executions", "2 were here already"]);
+    must(&ledger(&setup, &["check"]), 0, &["executions  2 (2 DONE)", "receipts    1 checked"]);
+    let server = setup.start();
+    let answer = server.execute(&request("echo", &json!({"msg": "hé", "b": 1}), "n-1"));
+    answer.must_be_executed(true);
+    assert_eq!(answer.header("openexec-execution-id"), Some(plain));
+    let receipt = receipt::receipt(plain, r#"{"echo": {"b": 1, "msg": "h\u00e9"}}"#);
+    assert_eq!(answer.header("openexec-receipt"), Some(receipt.as_str()));
+    // A result that is no JSON cannot be answered. That it was executed, and its receipt, can.
+    let gone = server.execute(&request("echo", &json!({}), "n-2"));
+    gone.must_be(410, "result_expired", "no longer kept");
+    assert_eq!(gone.json()["receipt"], json!(receipt::receipt(no_number, r#"{"echo": {"a": NaN}}"#)));
+    server.execute(&request("echo", &json!({}), "new")).must_be_executed(false);
+    server.stop();
+    // In ClawShield mode they are the tenant's; without one somebody must say whose.
+    let clawshield = elsewhere(Setup { directory: setup.directory.clone(), ..Setup::clawshield() }, "claw.db");
+    must(&ledger(&clawshield, &["import", text(&old)]), 0, &["imported 2 executions"]);
+    let server = clawshield.start();
+    let late = Approval { issued_at: "2020-01-01T00:00:00Z".to_owned(), ..Approval::default() };
+    server.execute(&approved("echo", &json!({"msg": "hé", "b": 1}), "n-1", &late)).must_be_executed(true);
+    let other = approved("echo", &json!({"msg": "other"}), "n-1", &late);
+    server.execute(&other).must_be(422, "nonce_reused", "");
+    server.stop();
+    let nobody = elsewhere(clawshield.without("CLAWSHIELD_TENANT_ID"), "nobody.db");
+    must(&ledger(&nobody, &["import", text(&old)]), 78, &["--tenant"]);
+    must(&ledger(&nobody, &["import", "--tenant", "t-1", text(&old)]), 0, &["imported 2 executions"]);
+    must(&ledger(&nobody, &["import", "--tenant", "a b", text(&old)]), 78, &["--tenant"]);
+}
+
+#[test]
+fn a_check_finds_what_was_changed() {
+    let setup = Setup::demo();
+    must(&ledger(&setup, &["check"]), 78, &["there is no ledger"]);
+    let server = setup.start();
+    let id = server.execute(&request("add", &json!({"a": 1}), "n")).json()["id"].as_str().unwrap().to_owned();
+    server.stop();
+    must(&ledger(&setup, &["check"]), 0, &["The ledger is good", "openexec.db.anchor fits"]);
+    let changed = |change: &str, back: &str, problem: &str| {
+        let run = |sql: &str| assert_eq!(Connection::open(setup.ledger()).unwrap().execute(sql, []).unwrap(), 1);
+        run(change);
+        must(&ledger(&setup, &["check"]), 74, &[&id, problem]);
+        must(&ledger(&setup, &["export"]), 74, &[&id, problem]);
+        run(back);
+    };
+    changed(
+        "UPDATE executions SET result = '{\"sum\": 2}'",
+        "UPDATE executions SET result = '{\"sum\": 1}'",
+        "its receipt does not fit its result",
+    );
+    changed(
+        "UPDATE executions SET settled_at = NULL",
+        "UPDATE executions SET settled_at = claimed_at",
+        "settled_at contradicts its state",
+    );
+    changed(
+        "UPDATE executions SET action_hash = 'x' || action_hash",
+        "UPDATE executions SET action_hash = substr(action_hash, 2)",
+        "its action_hash is none",
+    );
+    must(&ledger(&setup, &["check"]), 0, &["The ledger is good"]);
+    must(&ledger(&setup.with("OPENEXEC_DB_URL", "memory:"), &["check"]), 78, &["memory:"]);
+}
+
+#[test]
+fn what_changes_the_ledger_needs_its_lock() {
+    let setup = Setup::demo();
+    must(&ledger(&setup, &["fence"]), 78, &["there is no ledger"]);
+    let server = setup.start();
+    must(&ledger(&setup, &["fence"]), 75, &["in use by process"]);
+    server.execute(&request("echo", &json!({}), "n")).must_be_executed(false);
+    must(&ledger(&setup, &["check"]), 0, &["The ledger is good"]);
+    server.stop();
+    must(&ledger(&setup, &["fence"]), 0, &["approvals issued before"]);
+    // A ledger is no export, and a stranger's file neither.
+    must(&ledger(&setup, &["import", text(&setup.ledger())]), 65, &["export it first"]);
+    let stranger = path(&setup, "stranger.db");
+    Connection::open(&stranger).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+    must(&ledger(&setup, &["import", text(&stranger)]), 65, &["neither an export"]);
+    must(&ledger(&setup, &["import", "not-there"]), 74, &["not-there"]);
+}
