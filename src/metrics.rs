@@ -27,6 +27,9 @@ pub struct Metrics {
     buffered_bytes: [IntGauge; 2],
     ledger_commits: IntCounter,
     ledger_failures: IntCounter,
+    ledger_database: IntGauge,
+    ledger_wal: IntGauge,
+    ledger_disk_free: IntGauge,
     ledger_batch: Histogram,
     ledger_commit_time: Histogram,
     enforcement_time: Histogram,
@@ -206,6 +209,15 @@ impl Metrics {
                 &registry,
                 IntCounter::new("openexec_ledger_commit_failures_total", "Commits that the ledger could not make"),
             ),
+            ledger_database: gauge(
+                "openexec_ledger_database_bytes",
+                "The ledger's file, without what is still in its WAL; 0 for memory:",
+            ),
+            ledger_wal: gauge("openexec_ledger_wal_bytes", "The ledger's WAL; 0 for memory:"),
+            ledger_disk_free: gauge(
+                "openexec_ledger_disk_free_bytes",
+                "What is free on the ledger's file system (see ledger.min_free_bytes); 0 for memory:",
+            ),
             ledger_batch: register(
                 &registry,
                 Histogram::with_opts(
@@ -346,6 +358,17 @@ impl Metrics {
         self.ledger_commits.inc();
         self.ledger_batch.observe(rows as f64);
         self.ledger_commit_time.observe(time.as_secs_f64());
+    }
+
+    /// How large the ledger's files are.
+    pub fn ledger_files(&self, database: u64, wal: u64) {
+        self.ledger_database.set(i64::try_from(database).unwrap_or(i64::MAX));
+        self.ledger_wal.set(i64::try_from(wal).unwrap_or(i64::MAX));
+    }
+
+    /// What is free on the ledger's file system.
+    pub fn ledger_disk(&self, free: u64) {
+        self.ledger_disk_free.set(i64::try_from(free).unwrap_or(i64::MAX));
     }
 
     /// The ledger could not commit.

@@ -29,6 +29,8 @@ pub struct SqliteConfig {
     pub fence: FencePolicy,
     /// Bytes for finished answers.
     pub cache_bytes: usize,
+    /// Bytes that its file system must have free for new executions.
+    pub min_free_bytes: u64,
 }
 
 /// When approvals of the past stop to count.

@@ -477,6 +477,7 @@ impl Check {
                     create: file.create.unwrap_or(true),
                     fence,
                     cache_bytes: file.cache_bytes.unwrap_or(64 << 20),
+                    min_free_bytes: file.min_free_bytes.unwrap_or(64 << 20),
                 }))
             }
             Err(problem) => {

@@ -90,6 +90,7 @@ pub(super) struct Ledger {
     pub create: Option<bool>,
     pub fence: Option<FencePolicy>,
     pub cache_bytes: Option<usize>,
+    pub min_free_bytes: Option<u64>,
     pub memory_bytes: Option<usize>,
 }
 

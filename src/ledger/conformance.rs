@@ -19,6 +19,7 @@ fn sqlite_config(directory: &Path) -> SqliteConfig {
         create: true,
         fence: FencePolicy::Auto,
         cache_bytes: 1 << 20,
+        min_free_bytes: 0,
     }
 }
 

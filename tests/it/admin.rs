@@ -97,7 +97,8 @@ fn must_have_the_documented_fields(line: &Value) {
 
 #[test]
 fn a_request_that_is_let_through_is_one_line_without_its_own_path() {
-    let process = Setup::demo().file(SERVICE).spawn();
+    let setup = Setup::demo().file(SERVICE);
+    let process = setup.spawn();
     Client::connect(process.address).get("/docs/of-a-client?secret=1").must_be(502, "upstream_unreachable", "");
     process.signal("TERM");
     let (code, log) = process.end();

@@ -180,7 +180,7 @@ fn a_read_only_mount_is_said_to_be_one() {
 
 #[test]
 fn a_full_disk_refuses_and_heals() {
-    let setup = Setup::demo();
+    let setup = Setup::demo().file("ledger: {min_free_bytes: 0}");
     let inside = setup.directory.path().join("inside");
     std::fs::create_dir(&inside).unwrap();
     let url = format!("sqlite:///{}/openexec.db", inside.display());
@@ -217,6 +217,39 @@ fn a_full_disk_refuses_and_heals() {
         std::thread::sleep(Duration::from_millis(50));
     }
     execute(&stored.len().to_string()).must_be_executed(false);
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_takes_nothing_new_and_keeps_room_for_what_runs() {
+    let setup = Setup::demo().file("ledger: {min_free_bytes: 6000000}");
+    let inside = setup.directory.path().join("inside");
+    std::fs::create_dir(&inside).unwrap();
+    let url = format!("sqlite:///{}/openexec.db", inside.display());
+    let directory = inside.display();
+    let script = format!("mount -t tmpfs -o size=8m none {directory}");
+    let process = Process::start(&mut in_mount_namespace(&setup, &script, &url));
+    let execute = |nonce: &str| Client::connect(process.address).execute(&request("echo", &json!({}), nonce));
+    let first = execute("1");
+    first.must_be_executed(false);
+    let free = crate::support::metric(process.admin, "openexec_ledger_disk_free_bytes");
+    assert!(free > 6e6 && crate::support::metric(process.admin, "openexec_ledger_wal_bytes") > 0.0, "{free}");
+    let filler = format!("/proc/{}/root{directory}/filler", process.child.id());
+    std::fs::write(&filler, vec![0; 3_000_000]).unwrap();
+    let readyz = || Client::connect(process.admin).get("/readyz").text();
+    let becomes = |text: &str| {
+        let deadline = Instant::now() + PATIENCE;
+        while readyz() != text {
+            assert!(Instant::now() < deadline, "still {}", readyz());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    becomes("ledger_disk_low\n");
+    execute("2").must_be(503, "ledger_unavailable", "nothing was executed");
+    // What is stored is still answered.
+    assert_eq!(execute("1").body, first.body);
+    std::fs::remove_file(&filler).unwrap();
+    becomes("ok\n");
+    execute("2").must_be_executed(false);
 }
 
 #[test]

@@ -311,7 +311,8 @@ fn an_answer_that_cannot_be_recorded_is_kept_until_it_can_be() {
         }
         json_answer(stream, "200 OK", &json!({"filled": "x".repeat(300_000)}).to_string())
     });
-    let setup = setup.file(&config(service.address, "").replace("500ms", "5s"));
+    let file = config(service.address, "").replace("500ms", "5s") + "\nledger: {min_free_bytes: 0}\n";
+    let setup = setup.file(&file);
     let url = format!("sqlite:///{}/openexec.db", inside.display());
     let script = format!("mount -t tmpfs -o size=4m none {}", inside.display());
     let process = Process::start(&mut in_mount_namespace(&setup, &script, &url));

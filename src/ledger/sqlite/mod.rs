@@ -141,7 +141,7 @@ impl OpenFile {
         set_meta(&connection, "clean", "0")?;
         let progress = Arc::new(Progress::default());
         progress.last_seq.store(last_seq, Ordering::Release);
-        let keeper = Keeper::start(config.anchor.clone(), self.ledger_id, progress.clone())?;
+        let keeper = Keeper::start(config.clone(), self.ledger_id, progress.clone(), metrics.clone())?;
         let readers = (0..READERS).map(|_| file::connect_reader(&config.path).map(Mutex::new));
         let readers = readers.collect::<Result<_, _>>()?;
         let surveyor = Arc::new(Mutex::new(file::connect_reader(&config.path)?));
@@ -353,6 +353,10 @@ impl Ledger for Sqlite {
     }
 
     async fn claim(&self, new: NewExecution, result: Option<Done>) -> Result<Claimed, LedgerError> {
+        if self.progress.disk_low.load(Ordering::Relaxed) {
+            let known = self.look_up(&new.tenant, &new.nonce).await?;
+            return known.map(Claimed::Known).ok_or(LedgerError::Full);
+        }
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Job::Claim(Box::new(new), result, reply)).map_err(|_| LedgerError::Closed)?;
         answer.await.map_err(|_| LedgerError::Closed)?

@@ -4,7 +4,7 @@
 //! runs the next batch gathers by itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub(super) struct Progress {
     pub(super) last_seq: AtomicI64,
     /// How the last commit ended: one of the words below.
     last_commit: AtomicU8,
+    /// There is less room on the disk than there must be for something new.
+    pub(super) disk_low: AtomicBool,
 }
 
 const GOOD: u8 = 0;
@@ -44,8 +46,13 @@ const FULL: u8 = 1;
 const FAILED: u8 = 2;
 
 impl Progress {
-    /// Why the last commit was none.
+    /// Why nothing new can be stored.
     pub(super) fn trouble(&self) -> Option<&'static str> {
+        self.failed().or_else(|| self.disk_low.load(Ordering::Relaxed).then_some("ledger_disk_low"))
+    }
+
+    /// Why the last commit was none.
+    fn failed(&self) -> Option<&'static str> {
         match self.last_commit.load(Ordering::Relaxed) {
             GOOD => None,
             FULL => Some("ledger_full"),
@@ -136,7 +143,7 @@ impl Writer {
     /// The first job of a batch. A ledger in trouble does not wait for one to find out whether it is over: nobody sends
     /// any to a server that is not ready.
     fn wait(&self, jobs: &Receiver<Job>, statements: &mut Statements<'_>) -> Result<Job, TryRecvError> {
-        while self.progress.trouble().is_some() {
+        while self.progress.failed().is_some() {
             match jobs.recv_timeout(PROBE_PERIOD) {
                 Ok(job) => return Ok(job),
                 Err(RecvTimeoutError::Disconnected) => return Err(TryRecvError::Disconnected),
