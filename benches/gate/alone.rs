@@ -20,6 +20,7 @@ pub(crate) fn rate(requests: usize, at_once: usize) -> f64 {
         create: true,
         fence: FencePolicy::Auto,
         cache_bytes: 0,
+        min_free_bytes: 0,
     });
     let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
     let opening = open(&config).unwrap();
