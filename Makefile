@@ -12,7 +12,7 @@ PACKAGING_COMMANDS := buildah debootstrap dpkg-shlibdeps ip systemd-nspawn
 MADE := target/packaging
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test lint bench evidence setup tools setup-packaging deb sbom image package-test
+.PHONY: run test lint bench evidence fuzz setup tools setup-packaging deb sbom image package-test
 
 run: setup
 	cargo build --release
@@ -33,6 +33,23 @@ bench: setup
 evidence: setup
 	OPENEXEC_TEST_KILL_CYCLES=1000 cargo test -p openexec --test it -- kill:: crash:: --nocapture
 	$(MAKE) bench
+
+# Each target for FUZZ_SECONDS, from what was found before (fuzz/corpus) and the seeds; FUZZ_TARGETS are some of them only.
+# libFuzzer is C++, and needs flags that a stable compiler takes only with RUSTC_BOOTSTRAP. Threads of a ledger may outlive
+# an input, which LeakSanitizer reports. Without optimisation across crates, which each target would pay for anew.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= request approval http_head chunks config path ledger
+
+fuzz: setup
+	@$(MAKE) --no-print-directory setup PACKAGES=g++ COMMANDS=c++
+	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --quiet
+	@set -e; for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/corpus/$$target; \
+		echo "fuzz $$target, $(FUZZ_SECONDS) s"; \
+		CARGO_PROFILE_RELEASE_LTO=off RUSTC_BOOTSTRAP=1 cargo fuzz run --features libfuzzer $$target \
+			fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=4096 \
+			-detect_leaks=0 -print_final_stats=1; \
+	done
 
 # target/packaging/openexec_*.deb
 deb: setup-packaging

@@ -5,9 +5,9 @@ cd "$(dirname "$0")/../.."
 # The moment of the commit, so that the same commit gives the same file.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export SOURCE_DATE_EPOCH
-# It writes beside Cargo.toml, and nowhere else.
+# It writes beside each Cargo.toml, and nowhere else, for every binary of the workspace.
 made=openexec_bin.cdx.json
-trap 'rm -f "$made"' EXIT
+trap 'rm -f "$made" fuzz/*_bin.cdx.json' EXIT
 cargo cyclonedx --quiet --format json --spec-version 1.5 --describe binaries --no-build-deps
 mkdir -p "$(dirname "$1")"
 host=$(rustc -vV | sed -n 's/^host: //p')

@@ -10,11 +10,11 @@ const SIZE_DIGITS: usize = 15;
 /// It is no chunked body, or two servers could find different ends of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a malformed chunked body")]
-pub(super) struct Malformed;
+pub struct Malformed;
 
 /// Follows a chunked body to its end.
 #[derive(Debug)]
-pub(super) struct Chunks {
+pub struct Chunks {
     at: At,
     /// As much as there is of a line.
     line: Vec<u8>,
@@ -34,18 +34,21 @@ enum At {
 
 impl Chunks {
     /// Behind a head of so many bytes. `spare`: bytes of extensions and trailers, all together.
-    pub(super) fn behind(head: usize, spare: usize) -> Self {
+    pub fn behind(head: usize, spare: usize) -> Self {
         Chunks { at: At::Head(head as u64), line: Vec::new(), spare }
     }
 
     /// Whether all of it was seen.
-    pub(super) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.at == At::End
     }
 
     /// Goes on through these bytes; how many of them belong to the request. The head comes alone: it is good, whatever is
     /// behind it.
-    pub(super) fn follow(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
+    ///
+    /// # Errors
+    /// Bytes after which two servers could find different ends.
+    pub fn follow(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
         let mut rest = bytes;
         while let [byte, behind @ ..] = rest {
             match &mut self.at {

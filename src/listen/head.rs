@@ -10,7 +10,7 @@ const MAX_FIELDS: usize = 100;
 
 /// How much of the connection belongs to the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
+pub enum Extent {
     /// The head and a body of known length.
     Bytes(u64),
     /// A chunked body: to where its own framing ends it.
@@ -19,28 +19,33 @@ pub(super) enum Extent {
 
 /// Why a head is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum HeadError {
+pub enum HeadError {
+    /// It could be read in two ways, or in none.
     #[error("Bad HTTP framing: {0}")]
     Framing(&'static str),
+    /// More than anybody needs.
     #[error("The request has too many header fields")]
     TooManyFields,
 }
 
 /// Finds the end of the head, looking at what came since the last call only.
 #[derive(Default)]
-pub(super) struct Scan {
+pub struct Scan {
     looked_at: usize,
     passed_over: usize,
 }
 
 impl Scan {
     /// Bytes of empty lines before it.
-    pub(super) fn passed_over(&self) -> usize {
+    pub fn passed_over(&self) -> usize {
         self.passed_over
     }
 
-    /// The head's length, once it is whole.
-    pub(super) fn find_end(&mut self, buffer: &mut BytesMut) -> Result<Option<usize>, HeadError> {
+    /// The head's length, once it is whole. Takes empty lines before it out of the buffer.
+    ///
+    /// # Errors
+    /// A line that ends without a carriage return.
+    pub fn find_end(&mut self, buffer: &mut BytesMut) -> Result<Option<usize>, HeadError> {
         // RFC 9112, section 2.2: empty lines before a request line are passed over.
         while self.looked_at == 0 && buffer.starts_with(b"\r\n") {
             buffer.advance(2);
@@ -65,7 +70,10 @@ impl Scan {
 }
 
 /// Checks a whole head.
-pub(super) fn check(head: &[u8]) -> Result<Extent, HeadError> {
+///
+/// # Errors
+/// Whatever is not HTTP/1.0 or HTTP/1.1 with one reading.
+pub fn check(head: &[u8]) -> Result<Extent, HeadError> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(head) {

@@ -3,9 +3,9 @@
 //! Pingora accepts connections and speaks HTTP. What it leaves open is closed here, before it sees a byte: how long and
 //! how large a header may be, what counts as framing, how many connections there are, and how many requests each has.
 
-mod chunks;
+pub mod chunks;
 mod guard;
-mod head;
+pub mod head;
 mod permits;
 pub mod socket;
 pub mod tls;

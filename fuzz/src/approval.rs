@@ -1,0 +1,277 @@
+//! Approvals that were signed, and then changed.
+
+use std::sync::LazyLock;
+
+use arbitrary::{Arbitrary, Unstructured};
+use chrono::{DateTime, NaiveDateTime, SubsecRound, TimeDelta, Utc};
+use hmac::{Hmac, KeyInit, Mac};
+use openexec_protocol::approval::{self, Denial, HmacKey, Terms, Verifier};
+use openexec_protocol::canonical::Limits;
+use openexec_protocol::request::{InvalidRequest, Request};
+use openexec_protocol::timestamp;
+use regex::Regex;
+use sha2::Sha256;
+
+use crate::Seen;
+
+/// What an approver signs, and what somebody makes of it.
+#[derive(Arbitrary, Debug)]
+struct Story<'a> {
+    key: &'a [u8],
+    approval_id: &'a str,
+    tenant_id: &'a str,
+    issued_at: Time<'a>,
+    changes: Vec<Change<'a>>,
+    /// Whoever changes holds the key, and signs the text that the fields make, in their grammar or not.
+    signed_again: bool,
+    other_payload: bool,
+    other_tenant: bool,
+    /// Between what was signed and the verifier's clock.
+    age_seconds: i16,
+    age_nanos: i16,
+    skew: u8,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Time<'a> {
+    Text(&'a str),
+    /// Numbers that make a time, or nearly one.
+    Parts {
+        date: (u16, u8, u8),
+        time: (u8, u8, u8),
+        blank: bool,
+        fraction: Option<(u32, u8)>,
+        offset: Option<(bool, u8, u8)>,
+        utc: bool,
+    },
+}
+
+#[derive(Arbitrary, Debug)]
+struct Change<'a> {
+    /// One of [`NAMES`].
+    member: u8,
+    how: How<'a>,
+}
+
+#[derive(Arbitrary, Debug)]
+enum How<'a> {
+    Remove,
+    Replace(&'a str),
+    Insert {
+        at: u8,
+        char: char,
+    },
+    /// What is behind this place goes to the front of the next member.
+    Shift {
+        at: u8,
+    },
+}
+
+/// The first four are signed, joined in this order.
+const NAMES: [&str; 8] =
+    ["approval_id", "action_hash", "tenant_id", "issued_at", "signature", "issued_by", "expires_at", "kid"];
+const SIGNATURE: usize = 4;
+
+type Members = [Option<String>; 8];
+
+/// Mints an approval, changes it, and lets the verifier see it in a request.
+///
+/// It is accepted if, and only if, a second verifier says so. If nobody signed again, that is if the signed text is as it
+/// was. Times are read as the grammar in the documents says.
+pub fn check(bytes: &[u8]) -> Seen {
+    let Ok(story) = Story::arbitrary_take_rest(Unstructured::new(bytes)) else { return Seen::from(["no story"]) };
+    let issued_at = story.issued_at.text();
+    let instant = check_time_text(&issued_at);
+    let mut seen = Seen::from([if instant.is_some() { "a time" } else { "no time" }]);
+
+    let key = HmacKey::new(story.key);
+    let terms = Terms { approval_id: story.approval_id, tenant_id: story.tenant_id, issued_at: &issued_at };
+    let proposed = request(&story, None);
+    let may_be_signed = is_identifier(story.approval_id) && is_identifier(story.tenant_id) && instant.is_some();
+    let minted = approval::mint(&key, proposed.action_hash(), &terms);
+    assert_eq!(minted.is_ok(), may_be_signed);
+    let Ok(minted) = minted else {
+        seen.insert("not minted");
+        return seen;
+    };
+    let was: Members = [
+        Some(minted.approval_id),
+        Some(minted.action_hash),
+        Some(minted.tenant_id),
+        Some(minted.issued_at),
+        Some(minted.signature),
+        minted.issued_by,
+        None,
+        None,
+    ];
+    let mut members = was.clone();
+    story.changes.iter().for_each(|change| change.apply(&mut members));
+    if story.signed_again {
+        members[SIGNATURE] = Some(signature(&members, story.key));
+    }
+
+    let body = body(&story, Some(&members));
+    let request = match Request::parse(body.as_bytes(), Limits::default()) {
+        Ok(request) => request,
+        Err(InvalidRequest::Member { .. }) => {
+            assert!(members[..=SIGNATURE].iter().any(Option::is_none), "{body}");
+            seen.insert("a member is missing");
+            return seen;
+        }
+        Err(error) => panic!("{error}: {body}"),
+    };
+    let ours = if story.other_tenant { "another.tenant" } else { story.tenant_id };
+    let verifier = Verifier { tenant_id: ours.to_owned(), hmac_key: Some(key) };
+    let hash = request.action_hash();
+    let verdict = approval::authenticate(request.artifact().unwrap(), hash, &verifier);
+    assert_eq!(verdict.is_ok(), is_authentic(&members, hash.as_str(), ours, story.key), "{verdict:?}: {body}");
+    let steps = approval::explain(request.artifact().unwrap(), hash, &verifier);
+    assert_eq!(steps.iter().all(|(_, outcome)| outcome.is_ok()), verdict.is_ok());
+    match verdict {
+        Ok(authentic) => {
+            let unchanged = signed_text(&members) == signed_text(&was);
+            assert!(unchanged || story.signed_again, "{body}");
+            seen.insert(if unchanged { "authentic" } else { "signed again" });
+            seen.insert(check_age(&authentic, members[3].as_deref().unwrap(), &story));
+        }
+        Err(Denial::HashMismatch) => drop(seen.insert("another hash")),
+        Err(Denial::Signature) => drop(seen.insert("not authentic")),
+        Err(Denial::Tenant) => drop(seen.insert("another tenant")),
+        Err(Denial::Issuer(_)) => drop(seen.insert("another issuer")),
+        Err(Denial::NotConfigured(_)) => drop(seen.insert("another form")),
+        Err(denial) => panic!("{denial}"),
+    }
+    seen
+}
+
+impl Time<'_> {
+    fn text(&self) -> String {
+        match self {
+            Time::Text(text) => (*text).to_owned(),
+            Time::Parts { date: (year, month, day), time: (hour, minute, second), blank, fraction, offset, utc } => {
+                let mut text = format!("{:04}-{:02}-{:02}", year % 10_100, month % 14, day % 33);
+                text.push(if *blank { ' ' } else { 'T' });
+                text += &format!("{:02}:{:02}:{:02}", hour % 25, minute % 61, second % 62);
+                if let Some((digits, width)) = fraction {
+                    text += &format!(".{digits:0width$}", width = usize::from(width % 11));
+                }
+                if let Some((west, hours, minutes)) = offset {
+                    text += &format!("{}{:02}:{:02}", if *west { '-' } else { '+' }, hours % 25, minutes % 61);
+                }
+                text + if *utc { "Z" } else { "" }
+            }
+        }
+    }
+}
+
+impl Change<'_> {
+    fn apply(&self, members: &mut Members) {
+        let index = usize::from(self.member) % NAMES.len();
+        let place = |text: &str, at: u8| text.char_indices().map(|(at, _)| at).nth(at.into()).unwrap_or(text.len());
+        match self.how {
+            How::Remove => members[index] = None,
+            How::Replace(text) => members[index] = Some(text.to_owned()),
+            How::Insert { at, char } => {
+                let text = members[index].get_or_insert_default();
+                text.insert(place(text, at), char);
+            }
+            How::Shift { at } => {
+                let text = members[index].get_or_insert_default();
+                let moved = text.split_off(place(text, at));
+                members[(index + 1) % NAMES.len()].get_or_insert_default().insert_str(0, &moved);
+            }
+        }
+    }
+}
+
+fn body(story: &Story<'_>, artifact: Option<&Members>) -> String {
+    let payload = serde_json::json!({ "to": if story.other_payload && artifact.is_some() { "eve" } else { "ada" } });
+    let artifact = artifact.map(|members| NAMES.into_iter().zip(members.clone()).collect::<serde_json::Value>());
+    serde_json::json!({"action": "a", "payload": payload, "nonce": "n", "approval_artifact": artifact}).to_string()
+}
+
+fn request(story: &Story<'_>, artifact: Option<&Members>) -> Request {
+    Request::parse(body(story, artifact).as_bytes(), Limits::default()).unwrap()
+}
+
+/// The text that is signed, whatever its parts are.
+fn signed_text(members: &Members) -> String {
+    members[..SIGNATURE].iter().map(|member| member.as_deref().unwrap_or_default()).collect::<Vec<_>>().join(":")
+}
+
+fn signature(members: &Members, key: &[u8]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+    mac.update(signed_text(members).as_bytes());
+    hex::encode(mac.finalize().into_bytes())
+}
+
+fn is_authentic(members: &Members, hash: &str, tenant: &str, key: &[u8]) -> bool {
+    let [approval_id, action_hash, tenant_id, _, signed, issued_by, expires_at, kid] = members.each_ref();
+    let is_ours = |text: &Option<String>| text.as_deref().is_some_and(is_identifier);
+    is_ours(approval_id)
+        && is_ours(tenant_id)
+        && tenant_id.as_deref() == Some(tenant)
+        && action_hash.as_deref() == Some(hash)
+        && signed.as_deref() == Some(&signature(members, key))
+        && issued_by.as_deref().is_none_or(|issuer| issuer == "clawshield")
+        && expires_at.is_none()
+        && kid.is_none()
+}
+
+fn is_identifier(text: &str) -> bool {
+    static GRAMMAR: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\A[A-Za-z0-9._~-]{1,128}\z").unwrap());
+    GRAMMAR.is_match(text)
+}
+
+/// Reads a time in two ways.
+fn check_time_text(text: &str) -> Option<DateTime<Utc>> {
+    let read = timestamp::parse(text);
+    assert_eq!(read, instant(text), "{text:?}");
+    if let Some(instant) = read {
+        // Those of year 1 and year 9999 may be in another year in UTC, which is not printed with four digits.
+        let printed = timestamp::print(instant);
+        let reads_back = timestamp::parse(&printed) == Some(instant.trunc_subsecs(6));
+        assert!(reads_back || printed.len() != "2026-02-17T10:08:22.000000Z".len() || printed.starts_with("0000"));
+    }
+    read
+}
+
+/// The grammar as it is written in the documents, and `chrono`'s calendar.
+fn instant(text: &str) -> Option<DateTime<Utc>> {
+    static GRAMMAR: LazyLock<Regex> = LazyLock::new(|| {
+        let date = "([0-9]{4}-[0-9][0-9]-[0-9][0-9])[T ]";
+        let time = r"([0-9][0-9]:[0-9][0-9]:[0-9][0-9])(\.[0-9]{1,9})?";
+        let offset = "(?:Z|([+-])([0-9][0-9]):([0-9][0-9]))?";
+        Regex::new(&format!(r"\A{date}{time}{offset}\z")).unwrap()
+    });
+    let found = GRAMMAR.captures(text)?;
+    if found[1].starts_with("0000") || found[2].ends_with("60") {
+        return None; // no such year, and leap seconds are not read
+    }
+    let fraction = found.get(3).map_or("", |fraction| fraction.as_str());
+    let local = format!("{}T{}{fraction}", &found[1], &found[2]);
+    let local = NaiveDateTime::parse_from_str(&local, "%Y-%m-%dT%H:%M:%S%.f").ok()?;
+    let number = |group| found.get(group).map_or(0, |digits| digits.as_str().parse().unwrap());
+    let (hours, minutes): (i64, i64) = (number(5), number(6));
+    if hours > 23 || minutes > 59 {
+        return None;
+    }
+    let offset = TimeDelta::minutes(hours * 60 + minutes);
+    let is_west = found.get(4).is_some_and(|sign| sign.as_str() == "-");
+    Some(if is_west { local + offset } else { local - offset }.and_utc())
+}
+
+fn check_age(authentic: &approval::Authentic, issued_at: &str, story: &Story<'_>) -> &'static str {
+    let age = TimeDelta::seconds(story.age_seconds.into()) + TimeDelta::nanoseconds(story.age_nanos.into());
+    let skew = TimeDelta::seconds(story.skew.into());
+    let instant = instant(issued_at);
+    let now = instant.unwrap_or_default() + age;
+    let (expected, seen) = match instant {
+        None => (Err(Denial::Timestamp), "signed without a time"),
+        Some(_) if age < -skew => (Err(Denial::NotYetValid), "from the future"),
+        Some(_) if age > TimeDelta::minutes(5) => (Err(Denial::Expired), "expired"),
+        Some(instant) => (Ok(instant), "fresh"),
+    };
+    assert_eq!(authentic.check_time(now, skew).map(|fresh| fresh.issued_at()), expected);
+    seen
+}
