@@ -5,10 +5,13 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
+use humantime_serde::re::humantime;
 
-use super::{BAD_CONFIGURATION, fail};
+use super::{BAD_CONFIGURATION, USAGE, fail};
 use crate::config::env::ProcessEnvironment;
 use crate::config::ledger::{LedgerConfig, SqliteConfig};
 use crate::config::{Config, Mode};
@@ -45,6 +48,21 @@ pub(super) enum Ledger {
         #[arg(long)]
         tenant: Option<String>,
     },
+    /// Forget old results, or whole executions
+    ///
+    /// A retry for a forgotten result gets 410 with its receipt. A nonce of a forgotten execution is new again: in demo
+    /// mode it would be executed once more. Unknown outcomes stay. The room is used again; the file does not shrink. No
+    /// server may use the ledger meanwhile.
+    #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+    Prune {
+        /// Results that were stored longer ago than this, such as 30d
+        #[arg(long, value_name = "TIME", value_parser = time, group = "what")]
+        results: Option<Duration>,
+        /// Executions that were settled longer ago than this, such as 400d; at least as long as an approval can count: 24h
+        /// and twice approval.clock_skew
+        #[arg(long, value_name = "TIME", value_parser = time, group = "what")]
+        executions: Option<Duration>,
+    },
     /// Refuse all approvals that were issued before now: after a copy was put in the ledger's place
     ///
     /// No server may use the ledger meanwhile. The fence never falls.
@@ -71,6 +89,14 @@ impl Ledger {
                 Ok(tenant) => import(ledger, file, &tenant, config.clock_skew),
                 Err(problem) => return fail(problem, BAD_CONFIGURATION),
             },
+            Ledger::Prune { results, executions } => {
+                let least = LONGEST_APPROVAL + 2 * config.clock_skew.to_std().unwrap_or_default();
+                if executions.is_some_and(|time| time < least) {
+                    let least = humantime::format_duration(least);
+                    return fail(format!("--executions must be at least {least}"), USAGE);
+                }
+                prune(ledger, *results, *executions)
+            }
             Ledger::Fence => care::raise(ledger, config.clock_skew).map(|fence| {
                 println!("approvals issued before {fence} are refused");
                 ExitCode::SUCCESS
@@ -118,7 +144,7 @@ fn export(ledger: &SqliteConfig, to: Option<&Path>) -> Result<ExitCode, CareErro
     Ok(ExitCode::SUCCESS)
 }
 
-fn import(ledger: &SqliteConfig, from: &Path, tenant: &str, skew: chrono::TimeDelta) -> Result<ExitCode, CareError> {
+fn import(ledger: &SqliteConfig, from: &Path, tenant: &str, skew: TimeDelta) -> Result<ExitCode, CareError> {
     let imported = care::import(ledger, from, tenant, skew)?;
     println!("imported {} executions into {}", imported.executions, ledger.path.display());
     if imported.known > 0 {
@@ -130,6 +156,27 @@ fn import(ledger: &SqliteConfig, from: &Path, tenant: &str, skew: chrono::TimeDe
     if let Some(fence) = imported.fence {
         println!("approvals issued before {fence} are refused");
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The longest that an approval may count.
+const LONGEST_APPROVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn time(text: &str) -> Result<Duration, humantime::DurationError> {
+    humantime::parse_duration(text)
+}
+
+fn prune(
+    ledger: &SqliteConfig,
+    results: Option<Duration>,
+    executions: Option<Duration>,
+) -> Result<ExitCode, CareError> {
+    // Before everything, where it cannot be told: nothing is that old.
+    let before = |age: Duration| {
+        TimeDelta::from_std(age).ok().and_then(|age| Utc::now().checked_sub_signed(age)).unwrap_or(DateTime::UNIX_EPOCH)
+    };
+    let pruned = care::prune(ledger, results.map(before), executions.map(before))?;
+    println!("forgot {} executions, and the results of {} others", pruned.executions, pruned.results);
     Ok(ExitCode::SUCCESS)
 }
 

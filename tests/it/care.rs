@@ -222,6 +222,48 @@ fn the_file_of_0_2_0_is_imported_with_its_nonces_and_results() {
 }
 
 #[test]
+fn what_is_old_is_forgotten_when_asked_and_nothing_that_still_counts() {
+    let setup = Setup::clawshield();
+    let server = setup.start();
+    let (old, ids) = ("2020-01-01T00:00:00.000000Z", ["a-1", "a-2", "a-3"]);
+    let approval = |id| Approval { approval_id: id, ..Default::default() };
+    let bodies = ids.map(|id| approved("echo", &json!({"id": id}), id, &approval(id)));
+    let answers = bodies.each_ref().map(|body| server.execute(body));
+    must(&ledger(&setup, &["prune", "--results", "30d"]), 75, &["in use by process"]);
+    server.stop();
+    let age = |nonce: &str| {
+        let change = "UPDATE executions SET settled_at = ?1 WHERE nonce = ?2";
+        assert_eq!(Connection::open(setup.ledger()).unwrap().execute(change, [old, nonce]).unwrap(), 1);
+    };
+    age("a-1");
+    must(&ledger(&setup, &["prune"]), 2, &["--results"]);
+    must(&ledger(&setup, &["prune", "--executions", "24h"]), 2, &["at least 1day 1m"]);
+    must(&ledger(&setup, &["prune", "--results", "30d"]), 0, &["forgot 0 executions", "results of 1 others"]);
+    must(&ledger(&setup, &["check"]), 0, &["3 DONE", "receipts    2 checked", "The ledger is good"]);
+    let server = setup.start();
+    let gone = server.execute(&bodies[0]);
+    gone.must_be(410, "result_expired", "no longer kept");
+    assert_eq!(gone.json()["receipt"], json!(answers[0].header("openexec-receipt").unwrap()));
+    assert_eq!(gone.json()["execution_id"], json!(answers[0].header("openexec-execution-id").unwrap()));
+    assert_eq!(server.execute(&bodies[1]).body, answers[1].body);
+    server.stop();
+    // The newest stays, or the ledger would look as if it had been rolled back; so does what nobody knows.
+    age("a-3");
+    let unknown = "UPDATE executions SET state = 'UNKNOWN', result = NULL, receipt = NULL, settled_at = ?1
+                   WHERE nonce = 'a-2'";
+    assert_eq!(Connection::open(setup.ledger()).unwrap().execute(unknown, [old]).unwrap(), 1);
+    must(&ledger(&setup, &["prune", "--executions", "400d"]), 0, &["forgot 1 executions"]);
+    must(&ledger(&setup, &["check"]), 0, &["1 DONE", "1 UNKNOWN", "fence       none", "openexec.db.anchor fits"]);
+    let server = setup.start();
+    assert_eq!(server.execute(&bodies[2]).body, answers[2].body);
+    server.execute(&bodies[1]).must_be(409, "outcome_unknown", "");
+    // Forgotten: the age of its approval is what is in the way of a second time.
+    let late = Approval { issued_at: old.to_owned(), ..approval("a-1") };
+    let again = approved("echo", &json!({"id": "a-1"}), "a-1", &late);
+    server.execute(&again).must_be(403, "approval_expired", "");
+}
+
+#[test]
 fn a_check_finds_what_was_changed() {
     let setup = Setup::demo();
     must(&ledger(&setup, &["check"]), 78, &["there is no ledger"]);

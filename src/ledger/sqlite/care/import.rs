@@ -148,6 +148,7 @@ impl Into<'_> {
             line.settled_at = Some(timestamp::print(Utc::now()));
         }
         self.newest = self.newest.max(line.claimed_at());
+        line.spell_times();
         let Line {
             id,
             tenant,

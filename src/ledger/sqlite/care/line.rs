@@ -119,6 +119,15 @@ impl Line {
         }
     }
 
+    /// Gives its times the one spelling that the ledger has: their order is that of the texts.
+    pub(super) fn spell_times(&mut self) {
+        for time in [Some(&mut self.claimed_at), self.settled_at.as_mut()].into_iter().flatten() {
+            if let Some(parsed) = timestamp::parse(time) {
+                *time = timestamp::print(parsed);
+            }
+        }
+    }
+
     pub(super) fn claimed_at(&self) -> Option<DateTime<Utc>> {
         timestamp::parse(&self.claimed_at)
     }

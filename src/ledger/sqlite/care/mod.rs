@@ -9,11 +9,13 @@ mod export;
 mod import;
 mod legacy;
 mod line;
+mod prune;
 
 pub use backup::backup;
 pub use check::{Findings, check};
 pub use export::export;
 pub use import::{ImportError, Imported, import};
+pub use prune::{Pruned, prune};
 
 use std::path::PathBuf;
 
