@@ -20,23 +20,23 @@ use crate::Seen;
 
 /// What happens to a ledger, one after the other. Numbers are places in lists.
 #[derive(Arbitrary, Debug)]
-enum Step<'a> {
+enum Step {
     Claim {
         tenant: u8,
         nonce: u8,
         approval: Option<u8>,
-        does: Action<'a>,
+        does: Action,
     },
     /// By the execution itself.
     Record {
         execution: u8,
-        outcome: Ending<'a>,
+        outcome: Ending,
     },
     /// By an operator or recovery.
     Resolve {
         execution: u8,
-        outcome: Ending<'a>,
-        by: &'a str,
+        outcome: Ending,
+        by: Text,
     },
     List {
         state: Option<u8>,
@@ -54,18 +54,23 @@ enum Step<'a> {
 }
 
 #[derive(Arbitrary, Debug)]
-enum Action<'a> {
-    Pure { result: &'a str },
-    Effect { payload: &'a str, route: &'a str, policy: u8 },
+enum Action {
+    Pure { result: Text },
+    Effect { payload: Text, route: Text, policy: u8 },
 }
 
 #[derive(Arbitrary, Debug)]
-enum Ending<'a> {
-    Done { status: Option<u16>, header: Option<(&'a str, &'a str)>, result: &'a str },
+enum Ending {
+    Done { status: Option<u16>, header: Option<(Text, Text)>, result: Text },
     NotExecuted { status: u16 },
     Unknown,
 }
 
+/// One of [`TEXTS`]: free text would leave few bytes for steps.
+#[derive(Arbitrary, Debug)]
+struct Text(u8);
+
+const TEXTS: [&str; 8] = ["{}", "", "{\"a\": 1}", "\u{e4}\u{1f600}\u{feff}", "\0", "'\"\\\r\n", "NULL", "DONE"];
 const TENANTS: [&str; 3] = ["", "t", "u"];
 const NONCES: [&str; 4] = ["a", "A", "\u{e4}\u{1f600}", "a "];
 const APPROVALS: [&str; 3] = ["x", "y", "X"];
@@ -73,19 +78,18 @@ const POLICIES: [RecoveryPolicy; 3] = [RecoveryPolicy::Operator, RecoveryPolicy:
 /// An open ledger costs more than a step.
 const MOST_STEPS: usize = 40;
 
-/// Takes the memory ledger, and SQLite with and without its cache, through the same steps.
+/// Takes the memory ledger, and SQLite with its cache or without, through the same steps.
 ///
 /// Every answer is the model's: a nonce and an approval are claimed once in each tenant, states move as ARCHITECTURE.md's
 /// table says, what was stored is found again byte by byte, after a restart and a crash too.
 pub fn check(bytes: &[u8]) -> Seen {
-    let Ok(steps) = Vec::<Step<'_>>::arbitrary_take_rest(Unstructured::new(bytes)) else {
-        return Seen::from(["no steps"]);
-    };
-    let steps = &steps[..steps.len().min(MOST_STEPS)];
+    let mut rest = Unstructured::new(bytes);
+    let steps = std::iter::from_fn(|| (!rest.is_empty()).then(|| Step::arbitrary(&mut rest).ok()).flatten());
+    let steps: Vec<Step> = steps.take(MOST_STEPS).collect();
     let memory = LedgerConfig::Memory { max_bytes: 64 << 20, fence: FencePolicy::Auto };
-    let mut seen = Run::new(Place::Memory(memory)).take(steps);
-    let cache_bytes = if steps.len() % 2 == 0 { 0 } else { 1 << 20 };
-    seen.extend(Run::new(Place::sqlite(cache_bytes)).take(steps));
+    let mut seen = Run::new(Place::Memory(memory)).take(&steps);
+    let cache_bytes = if steps.len().is_multiple_of(2) { 0 } else { 1 << 20 };
+    seen.extend(Run::new(Place::sqlite(cache_bytes)).take(&steps));
     seen
 }
 
@@ -145,7 +149,7 @@ impl Run {
         Run { ledger: place.open(), place, rows: Vec::new(), claims: Vec::new(), ids: 0, seen: Seen::new() }
     }
 
-    fn take(mut self, steps: &[Step<'_>]) -> Seen {
+    fn take(mut self, steps: &[Step]) -> Seen {
         static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_current_thread().build().unwrap());
         RUNTIME.block_on(async {
             for step in steps {
@@ -159,7 +163,7 @@ impl Run {
         self.seen
     }
 
-    async fn step(&mut self, step: &Step<'_>) {
+    async fn step(&mut self, step: &Step) {
         match step {
             Step::Claim { tenant, nonce, approval, does } => {
                 let (tenant, nonce) = (pick(&TENANTS, *tenant), pick(&NONCES, *nonce));
@@ -176,9 +180,9 @@ impl Run {
             Step::Resolve { execution, outcome, by } => {
                 let Some(at) = self.row(*execution) else { return };
                 let outcome = outcome.outcome();
-                let settled = self.ledger.resolve(&self.rows[at].execution.id, &outcome, by).await;
+                let settled = self.ledger.resolve(&self.rows[at].execution.id, &outcome, by.get()).await;
                 let may = is_unknown(&self.rows[at].execution.state) && outcome != Outcome::Unknown;
-                self.settled(at, outcome, Some(by), may, settled).await;
+                self.settled(at, outcome, Some(by.get()), may, settled).await;
             }
             Step::List { state, before, limit } => {
                 let before = before.map(|before| match self.row(before) {
@@ -206,15 +210,16 @@ impl Run {
         }
     }
 
-    async fn claim(&mut self, tenant: &str, nonce: &str, approval: Option<&str>, does: &Action<'_>) {
-        let (result, dispatched) = match *does {
+    async fn claim(&mut self, tenant: &str, nonce: &str, approval: Option<&str>, does: &Action) {
+        let (result, dispatched) = match does {
             Action::Pure { result } => {
+                let result = result.get();
                 let receipt = format!("receipt of {result}");
                 (Some(Done { upstream_status: None, headers: Vec::new(), result: result.to_owned(), receipt }), None)
             }
             Action::Effect { payload, route, policy } => {
-                let (payload, route) = (Some(payload.to_owned()), route.to_owned());
-                (None, Some(Dispatched { payload, route, policy: *pick(&POLICIES, policy) }))
+                let (payload, route) = (Some(payload.get().to_owned()), route.get().to_owned());
+                (None, Some(Dispatched { payload, route, policy: *pick(&POLICIES, *policy) }))
             }
         };
         self.ids += 1;
@@ -367,18 +372,24 @@ impl Run {
     }
 }
 
-impl Ending<'_> {
+impl Ending {
     fn outcome(&self) -> Outcome {
-        match *self {
+        match self {
             Ending::Done { status, header, result } => Outcome::Done(Done {
-                upstream_status: status,
-                headers: header.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-                result: result.to_owned(),
-                receipt: format!("receipt of {result}"),
+                upstream_status: *status,
+                headers: header.iter().map(|(name, value)| (name.get().to_owned(), value.get().to_owned())).collect(),
+                result: result.get().to_owned(),
+                receipt: format!("receipt of {}", result.get()),
             }),
-            Ending::NotExecuted { status } => Outcome::NotExecuted { status },
+            Ending::NotExecuted { status } => Outcome::NotExecuted { status: *status },
             Ending::Unknown => Outcome::Unknown,
         }
+    }
+}
+
+impl Text {
+    fn get(&self) -> &'static str {
+        TEXTS[usize::from(self.0) % TEXTS.len()]
     }
 }
 

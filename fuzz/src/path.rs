@@ -23,6 +23,7 @@ pub fn check(bytes: &[u8]) -> Seen {
         assert!(encoded.into_iter().all(|digits| !digits.contains(|digit: char| digit.is_ascii_lowercase())), "{text}");
     }
     assert_eq!(decoded(text), decoded(path), "it is still what was asked for");
+    assert_eq!(text.matches('/').count(), path.matches('/').count(), "no segment became two");
     assert_eq!(Normal::parse(text), Some(normal.clone()), "the normal form is its own");
     assert!(normal.is_below("/") && normal.is_below(text) && normal.resembles(text));
     Seen::from([if text == path { "accepted as it is" } else { "accepted in another form" }])
