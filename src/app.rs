@@ -1,5 +1,7 @@
 //! Wires the parts: ledger, gate, listeners, stop.
 
+mod opening;
+
 use std::collections::HashMap;
 use std::fs::Permissions;
 use std::io;
@@ -26,13 +28,13 @@ use crate::clock::Clock;
 use crate::config::action::ActionConfig;
 use crate::config::listener::Place;
 use crate::config::upstream::UpstreamConfig;
-use crate::config::{Config, Limits, Mode};
+use crate::config::{Config, Limits};
 use crate::current::Current;
 use crate::execute::dispatch::builtin;
 use crate::execute::dispatch::upstream::Forwarded;
 use crate::execute::front::Front;
 use crate::execute::{Gate, Rules};
-use crate::ledger::{self, Opening};
+use crate::ledger;
 use crate::listen::socket::{Mark, Socket};
 use crate::listen::{Connections, Permits, Service};
 use crate::metrics::{Bounded, Metrics};
@@ -52,8 +54,6 @@ const RESERVED_DESCRIPTORS: usize = 64;
 const WRITE_BUFFER: usize = 8 << 10;
 /// For what runs, when there is no more time.
 const HURRY: Duration = Duration::from_secs(1);
-/// How often a ledger is asked for that another process has.
-const LEDGER_POLL: Duration = Duration::from_millis(10);
 /// Connections that Pingora has accepted have a task by then, and are counted.
 const SETTLE: Duration = Duration::from_millis(100);
 /// How often the end of what runs is looked for.
@@ -170,12 +170,9 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     let metrics = Arc::new(Metrics::new());
     let phase = Arc::new(Phase::default());
     let opening = match &taken {
-        None => Some(open_ledger(&config)?),
+        None => Some(opening::open(&config)?),
         // The old process has the ledger until it was told to end, which it must not be for one that is of no use here.
-        Some(_) => {
-            may_serve(&config, ledger::preview(&config.ledger)?)?;
-            None
-        }
+        Some(_) => opening::preview(&config).map(|()| None)?,
     };
     let hold_until = taken.is_some().then(|| Instant::now() + config.startup.wait);
     let rules = rules(&config, &registry, &clock, &metrics);
@@ -194,8 +191,8 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         tracing::warn!("the process that gave its sockets has ended already");
     }
     let ledger_failed = match opening {
-        Some(opening) => start_ledger(opening, &config, &gate, &metrics).await?,
-        None => await_ledger(&config, hold_until, &gate, &metrics),
+        Some(opening) => opening::start(opening, &config, &gate, &metrics)?,
+        None => opening::start_later(&config, hold_until, &gate, &metrics),
     };
     let (close_listeners, _) = watch::channel(false);
     let replaceable = Replaceable {
@@ -296,87 +293,6 @@ fn register(
         };
         registry.with(name, handler)
     })
-}
-
-fn open_ledger(config: &Config) -> Result<Opening, StartError> {
-    let opening = ledger::open(&config.ledger)?;
-    may_serve(config, opening.served_clawshield()?)?;
-    Ok(opening)
-}
-
-fn may_serve(config: &Config, served_clawshield: bool) -> Result<(), StartError> {
-    let accidental = matches!(config.mode, Mode::Demo { by_name: false }) && served_clawshield;
-    if accidental { Err(StartError::AccidentalDemo) } else { Ok(()) }
-}
-
-/// Opens the gate when the process that has the ledger now has let go of it; the channel tells when that failed.
-fn await_ledger(
-    config: &Config,
-    hold_until: Option<Instant>,
-    gate: &Arc<Gate>,
-    metrics: &Arc<Metrics>,
-) -> oneshot::Receiver<StartError> {
-    let (failed, ledger_failed) = oneshot::channel();
-    let (config, gate, metrics) = (config.clone(), gate.clone(), metrics.clone());
-    tokio::task::spawn_blocking(move || {
-        let mut late = false;
-        let opened = loop {
-            match open_ledger(&config) {
-                Err(StartError::Ledger(error @ ledger::OpenError::InUse { .. })) => {
-                    if !late && hold_until.is_some_and(|until| Instant::now() >= until) {
-                        late = true;
-                        tracing::error!(%error, "startup.wait is over: requests are refused until the ledger is free");
-                    }
-                    std::thread::sleep(LEDGER_POLL);
-                }
-                opened => break opened,
-            }
-        };
-        let (clawshield, skew) = (matches!(config.mode, Mode::ClawShield { .. }), config.clock_skew);
-        match opened.and_then(|opening| Ok(opening.start(clawshield, skew, metrics, Arc::new(die))?)) {
-            Ok(ledger) => {
-                gate.set_ledger(ledger);
-                tracing::info!("the process before this one has let go of the ledger");
-            }
-            Err(error) => drop(failed.send(error)),
-        }
-    });
-    ledger_failed
-}
-
-/// Opens the gate now, or after the check; the channel tells when the check failed.
-async fn start_ledger(
-    opening: Opening,
-    config: &Config,
-    gate: &Arc<Gate>,
-    metrics: &Arc<Metrics>,
-) -> Result<oneshot::Receiver<StartError>, StartError> {
-    let (failed, ledger_failed) = oneshot::channel();
-    let needs_check = opening.needs_check();
-    let (clawshield, skew) = (matches!(config.mode, Mode::ClawShield { .. }), config.clock_skew);
-    let (gate, metrics) = (gate.clone(), metrics.clone());
-    let start = move || {
-        let ledger = opening.start(clawshield, skew, metrics, Arc::new(die))?;
-        gate.set_ledger(ledger);
-        Ok(())
-    };
-    if needs_check {
-        tracing::warn!("the ledger was not closed cleanly: it is checked before anything is executed");
-        tokio::task::spawn_blocking(move || match start() {
-            Ok(()) => tracing::info!("the ledger is good"),
-            Err(error) => drop(failed.send(StartError::Ledger(error))),
-        });
-    } else {
-        start()?;
-    }
-    Ok(ledger_failed)
-}
-
-/// After a failed sync or corruption nobody knows what the file holds. Only a new start, which reads it, does.
-fn die(error: &dyn std::fmt::Display) {
-    tracing::error!(%error, "the ledger's file can no longer be trusted: this process ends");
-    crate::logging::flush();
-    std::process::exit(74);
 }
 
 /// The socket of the process that runs, or a new one.

@@ -79,6 +79,13 @@ async fn give_once(listener: UnixListener, sockets: Vec<(String, OwnedFd)>) {
             tokio::time::sleep(Duration::from_secs(1)).await;
             continue;
         };
+        // The file's mode says the same; a directory that others may write to must not be enough to undo it.
+        let is_ours =
+            stream.peer_cred().is_ok_and(|peer| [0, rustix::process::geteuid().as_raw()].contains(&peer.uid()));
+        if !is_ours {
+            tracing::warn!("another user asked for the sockets");
+            continue;
+        }
         let sockets = sockets.clone();
         let given = tokio::task::spawn_blocking(move || give(stream.into_std()?, &sockets));
         match given.await {

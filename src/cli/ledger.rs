@@ -51,7 +51,7 @@ pub(super) enum Ledger {
     /// Forget old results, or whole executions
     ///
     /// A retry for a forgotten result gets 410 with its receipt. A nonce of a forgotten execution is new again: in demo
-    /// mode it would be executed once more. Unknown outcomes stay. The room is used again; the file does not shrink. No
+    /// mode it would be executed once more; approvals of that time are refused. Unknown outcomes stay. The room is used again; the file does not shrink. No
     /// server may use the ledger meanwhile.
     #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
     Prune {
@@ -95,7 +95,7 @@ impl Ledger {
                     let least = humantime::format_duration(least);
                     return fail(format!("--executions must be at least {least}"), USAGE);
                 }
-                prune(ledger, *results, *executions)
+                prune(ledger, *results, *executions, config.clock_skew)
             }
             Ledger::Fence => care::raise(ledger, config.clock_skew).map(|fence| {
                 println!("approvals issued before {fence} are refused");
@@ -151,7 +151,7 @@ fn import(ledger: &SqliteConfig, from: &Path, tenant: &str, skew: TimeDelta) -> 
         println!("{} were here already", imported.known);
     }
     if imported.unaskable > 0 {
-        println!("{} were left out: their nonces are over 256 bytes or have a U+0000", imported.unaskable);
+        println!("{} were left out: their nonces are empty, over 256 bytes or have a U+0000", imported.unaskable);
     }
     if let Some(fence) = imported.fence {
         println!("approvals issued before {fence} are refused");
@@ -170,13 +170,17 @@ fn prune(
     ledger: &SqliteConfig,
     results: Option<Duration>,
     executions: Option<Duration>,
+    skew: TimeDelta,
 ) -> Result<ExitCode, CareError> {
     // Before everything, where it cannot be told: nothing is that old.
     let before = |age: Duration| {
         TimeDelta::from_std(age).ok().and_then(|age| Utc::now().checked_sub_signed(age)).unwrap_or(DateTime::UNIX_EPOCH)
     };
-    let pruned = care::prune(ledger, results.map(before), executions.map(before))?;
+    let pruned = care::prune(ledger, results.map(before), executions.map(before), skew)?;
     println!("forgot {} executions, and the results of {} others", pruned.executions, pruned.results);
+    if let Some(fence) = pruned.fence {
+        println!("approvals issued before {fence} are refused");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

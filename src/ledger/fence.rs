@@ -65,7 +65,7 @@ pub fn raise(
 }
 
 /// What is stored has microseconds; a fence is rounded up to them, never down.
-fn whole_micros(time: DateTime<Utc>) -> DateTime<Utc> {
+pub(super) fn whole_micros(time: DateTime<Utc>) -> DateTime<Utc> {
     let down = time.trunc_subsecs(6);
     if down < time { down + TimeDelta::microseconds(1) } else { down }
 }

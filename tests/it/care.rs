@@ -136,7 +136,14 @@ fn an_export_moves_everything_to_another_ledger() {
             .unwrap();
         assert_eq!(count, 0);
     }
+    // Nobody signs an export: what it says is not sent by itself.
+    assert!(exported.contains(r#""policy":"operator""#));
+    std::fs::write(&export, exported.replace(r#""policy":"operator""#, r#""policy":"idempotent""#)).unwrap();
     must(&import("export.jsonl"), 0, &["imported 4 executions", "approvals issued before"]);
+    let policies = "SELECT group_concat(DISTINCT policy) FROM executions";
+    let policies: String =
+        Connection::open(path(&other, "other.db")).unwrap().query_row(policies, [], |r| r.get(0)).unwrap();
+    assert_eq!(policies, "operator");
     must(&import("export.jsonl"), 0, &["imported 0 executions", "4 were here already"]);
     must(&ledger(&other, &["check"]), 0, &["1 NOT_EXECUTED", "1 UNKNOWN", "2 DONE", "receipts    2 checked"]);
     let asked = service.seen().len();
@@ -188,10 +195,11 @@ fn the_file_of_0_2_0_is_imported_with_its_nonces_and_results() {
             (plain, "echo", r#"{"b": 1, "msg": "h\u00e9"}"#, r#"{"echo": {"b": 1, "msg": "h\u00e9"}}"#, "n-1"),
             (no_number, "echo", r#"{"a": NaN}"#, r#"{"echo": {"a": NaN}}"#, "n-2"),
             ("0b4e3f0a-1111-4222-8333-444455558888", "echo", "{}", r#"{"echo": {}}"#, &"n".repeat(300)),
+            ("0b4e3f0a-1111-4222-8333-444455559999", "echo", "{}", r#"{"echo": {}}"#, ""),
         ],
     );
     let import = ledger(&setup, &["import", text(&old)]);
-    must(&import, 0, &["imported 2 executions", "1 were left out", "approvals issued before"]);
+    must(&import, 0, &["imported 2 executions", "2 were left out", "approvals issued before"]);
     must(&ledger(&setup, &["import", text(&old)]), 0, &["imported 0 executions", "2 were here already"]);
     must(&ledger(&setup, &["check"]), 0, &["executions  2 (2 DONE)", "receipts    1 checked"]);
     let server = setup.start();
@@ -252,15 +260,20 @@ fn what_is_old_is_forgotten_when_asked_and_nothing_that_still_counts() {
     let unknown = "UPDATE executions SET state = 'UNKNOWN', result = NULL, receipt = NULL, settled_at = ?1
                    WHERE nonce = 'a-2'";
     assert_eq!(Connection::open(setup.ledger()).unwrap().execute(unknown, [old]).unwrap(), 1);
-    must(&ledger(&setup, &["prune", "--executions", "400d"]), 0, &["forgot 1 executions"]);
-    must(&ledger(&setup, &["check"]), 0, &["1 DONE", "1 UNKNOWN", "fence       none", "openexec.db.anchor fits"]);
+    let fenced = ["forgot 1 executions", "approvals issued before"];
+    must(&ledger(&setup, &["prune", "--executions", "400d"]), 0, &fenced);
+    must(&ledger(&setup, &["check"]), 0, &["1 DONE", "1 UNKNOWN", "fence       2", "openexec.db.anchor fits"]);
     let server = setup.start();
     assert_eq!(server.execute(&bodies[2]).body, answers[2].body);
     server.execute(&bodies[1]).must_be(409, "outcome_unknown", "");
-    // Forgotten: the age of its approval is what is in the way of a second time.
+    // Forgotten: the age of its approval is in the way of a second time.
     let late = Approval { issued_at: old.to_owned(), ..approval("a-1") };
     let again = approved("echo", &json!({"id": "a-1"}), "a-1", &late);
     server.execute(&again).must_be(403, "approval_expired", "");
+    server.stop();
+    // And the fence, should the clock say that it is young.
+    let server = setup.at("2020-01-01T00:00:10Z").start();
+    server.execute(&again).must_be(403, "approval_predates_ledger", "");
 }
 
 #[test]

@@ -62,6 +62,10 @@ impl Stage {
     }
 }
 
+fn is_root() -> bool {
+    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0
+}
+
 fn await_that(what: &str, mut is: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is() {
@@ -215,6 +219,22 @@ fn whoever_asks_and_does_not_take_changes_nothing() {
     let path = stage.setup.directory.path().join("takeover.sock");
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
+    // Root can be somebody else, who may ask here only because the file's mode was changed.
+    if is_root() {
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        let directory = stage.setup.directory.path();
+        std::fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let binary = directory.join("openexec");
+        std::fs::copy(env!("CARGO_BIN_EXE_openexec"), &binary).unwrap();
+        let original = stage.command();
+        let mut theirs = Command::new("setpriv");
+        theirs.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&binary).args(original.get_args());
+        theirs.env_clear().envs(original.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let asked = theirs.current_dir(directory).output().unwrap();
+        let said = String::from_utf8_lossy(&asked.stderr);
+        // It got through to the server, and nothing from it.
+        assert!(asked.status.code() == Some(69) && said.contains("other sockets than it named"), "{said}");
+    }
     for word in ["", "no", "g"] {
         let mut asking = UnixStream::connect(&path).unwrap();
         asking.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -228,10 +228,7 @@ fn raise_fence(
         }
         Err(e) => return Err(OpenError::Anchor(config.anchor.clone(), e)),
     };
-    let fence = match meta(connection, "fence")? {
-        None => None,
-        Some(text) => Some(timestamp::parse(&text).ok_or(OpenError::Incomplete)?),
-    };
+    let fence = stored_fence(connection)?;
     let findings = fence::Findings { ledger_id, is_new, last_seq, newest_row, fence, anchor };
     let (fence, reason) = fence::raise(&findings, config.fence == FencePolicy::Always, Utc::now(), skew);
     if let (Some(fence), Some(reason)) = (fence, reason) {
@@ -241,6 +238,11 @@ fn raise_fence(
         tracing::info!(path = %config.path.display(), "a new ledger, unfenced");
     }
     Ok(fence)
+}
+
+fn stored_fence(connection: &Connection) -> Result<Option<DateTime<Utc>>, OpenError> {
+    let text = meta(connection, "fence")?;
+    text.map(|text| timestamp::parse(&text).ok_or(OpenError::Incomplete)).transpose()
 }
 
 fn meta(connection: &Connection, key: &str) -> Result<Option<String>, OpenError> {

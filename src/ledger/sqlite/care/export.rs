@@ -1,6 +1,6 @@
 //! The whole ledger as JSON lines.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use chrono::Utc;
 use openexec_protocol::timestamp;
@@ -26,12 +26,7 @@ pub fn export(config: &SqliteConfig, out: &mut dyn Write) -> Result<u64, CareErr
         served_clawshield: value("served_clawshield")?.as_deref() == Some("1"),
         exported_at: timestamp::print(Utc::now()),
     };
-    let mut put = |line: &dyn ErasedLine| {
-        let mut text = line.json();
-        text.push('\n');
-        out.write_all(text.as_bytes()).map_err(|error| CareError::File("the export".into(), error))
-    };
-    put(&head)?;
+    put(out, &head)?;
     let mut executions = 0;
     let mut select = connection.prepare(&format!("{SELECT} ORDER BY seq"))?;
     for line in select.query_map([], Line::of)? {
@@ -39,21 +34,19 @@ pub fn export(config: &SqliteConfig, out: &mut dyn Write) -> Result<u64, CareErr
         if let Some(problem) = line.problem() {
             return Err(CareError::Damaged { id: line.id, problem });
         }
-        put(&line)?;
+        put(out, &line)?;
         executions += 1;
     }
-    put(&Tail { executions })?;
-    out.flush().map_err(|error| CareError::File("the export".into(), error))?;
+    put(out, &Tail { executions })?;
+    out.flush().map_err(failed)?;
     Ok(executions)
 }
 
-/// Any of the kinds of lines.
-trait ErasedLine {
-    fn json(&self) -> String;
+fn put(out: &mut dyn Write, line: &impl Serialize) -> Result<(), CareError> {
+    serde_json::to_writer(&mut *out, line).map_err(|error| failed(error.into()))?;
+    out.write_all(b"\n").map_err(failed)
 }
 
-impl<T: Serialize> ErasedLine for T {
-    fn json(&self) -> String {
-        serde_json::to_string(self).expect("texts and numbers are JSON")
-    }
+fn failed(error: io::Error) -> CareError {
+    CareError::File("the export".into(), error)
 }

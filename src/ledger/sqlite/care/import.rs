@@ -11,7 +11,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::line::{FORMAT, Head, Line, SELECT, Tail};
 use super::{CareError, legacy};
 use crate::config::ledger::SqliteConfig;
-use crate::ledger::sqlite::{OpenFile, meta, set_meta};
+use crate::ledger::RecoveryPolicy;
+use crate::ledger::fence::whole_micros;
+use crate::ledger::sqlite::{OpenFile, set_meta, stored_fence};
 
 /// Longer than any execution.
 const LONGEST_LINE: u64 = 64 << 20;
@@ -76,12 +78,11 @@ pub fn import(config: &SqliteConfig, from: &Path, tenant: &str, skew: TimeDelta)
         read(source, from, &mut into)?
     };
     let (newest, mut imported) = (into.newest, into.imported);
-    let own = meta(&transaction, "fence")?.and_then(|text| timestamp::parse(&text));
-    let raised = [newest, Some(Utc::now())].into_iter().flatten().max().map(|time| time + skew);
+    let own = stored_fence(&transaction)?;
+    let raised = newest.max(Some(Utc::now())).map(|time| whole_micros(time + skew));
     imported.fence = [own, fence, raised].into_iter().flatten().max();
     if let Some(fence) = imported.fence {
-        // Printed with microseconds: never earlier than it is.
-        set_meta(&transaction, "fence", &timestamp::print(fence + TimeDelta::microseconds(1)))?;
+        set_meta(&transaction, "fence", &timestamp::print(fence))?;
     }
     if was_clean {
         // The next start need not check a ledger that was made here.
@@ -107,6 +108,7 @@ fn read(mut source: impl BufRead, from: &Path, into: &mut Into<'_>) -> Result<Op
     if head.openexec_export != FORMAT {
         return Err(ImportError::Format(head.openexec_export).into());
     }
+    let fence = head.fence.as_deref().map(|text| timestamp::parse(text).ok_or_else(unknown)).transpose()?;
     let mut executions = 0;
     while let Some(number) = next(&mut text)? {
         if let Ok(tail) = serde_json::from_str::<Tail>(&text) {
@@ -116,7 +118,7 @@ fn read(mut source: impl BufRead, from: &Path, into: &mut Into<'_>) -> Result<Op
             if head.served_clawshield {
                 set_meta(into.connection, "served_clawshield", "1")?;
             }
-            return Ok(head.fence.as_deref().and_then(timestamp::parse));
+            return Ok(fence);
         }
         // The parser's own text could repeat what is in the line.
         let line = serde_json::from_str::<Line>(&text)
@@ -135,68 +137,53 @@ struct Into<'c> {
 
 impl Into<'_> {
     fn put(&mut self, number: u64, mut line: Line) -> Result<(), CareError> {
-        if let Some(problem) = line.problem() {
-            return Err(ImportError::Line(number, format!("execution {}: {problem}", line.id)).into());
-        }
-        if line.nonce.len() > 256 || line.nonce.contains('\0') {
+        if line.nonce.is_empty() || line.nonce.len() > 256 || line.nonce.contains('\0') {
             self.imported.unaskable += 1;
             return Ok(());
+        }
+        if let Some(problem) = line.problem() {
+            return Err(ImportError::Line(number, format!("execution {}: {problem}", line.id)).into());
         }
         if line.state == "INTENT" {
             // It ran elsewhere when the export was made. What came of it is not known here.
             line.state = "UNKNOWN".to_owned();
             line.settled_at = Some(timestamp::print(Utc::now()));
         }
+        if line.policy.is_some() {
+            // Recovery would send what a file says, which nobody signed.
+            line.policy = Some(RecoveryPolicy::Operator.as_str().to_owned());
+        }
         self.newest = self.newest.max(line.claimed_at());
         line.spell_times();
-        let Line {
-            id,
-            tenant,
-            nonce,
-            action,
-            action_hash,
-            state,
-            claimed_at,
-            settled_at,
-            approval_id,
-            status,
-            receipt,
-            result,
-            headers,
-            payload,
-            route,
-            policy,
-            settled_by,
-        } = &line;
         let inserted = self.connection.prepare_cached(INSERT)?.execute(params![
-            id,
-            tenant,
-            nonce,
-            action,
-            action_hash,
-            state,
-            claimed_at,
-            settled_at,
-            approval_id,
-            status,
-            receipt,
-            result,
-            headers,
-            payload,
-            route,
-            policy,
-            settled_by
+            line.id,
+            line.tenant,
+            line.nonce,
+            line.action,
+            line.action_hash,
+            line.state,
+            line.claimed_at,
+            line.settled_at,
+            line.approval_id,
+            line.status,
+            line.receipt,
+            line.result,
+            line.headers,
+            line.payload,
+            line.route,
+            line.policy,
+            line.settled_by,
         ])?;
         if inserted == 1 {
             self.imported.executions += 1;
             return Ok(());
         }
         let mut select = self.connection.prepare_cached(&format!("{SELECT} WHERE id = ?1"))?;
-        let known = select.query_row([id], Line::of).optional()?;
+        let known = select.query_row([&line.id], Line::of).optional()?;
         // What became of it may be known better here by now.
         let same = known.is_some_and(|known| {
             (&known.tenant, &known.nonce, &known.action_hash, &known.approval_id)
-                == (tenant, nonce, action_hash, approval_id)
+                == (&line.tenant, &line.nonce, &line.action_hash, &line.approval_id)
         });
         if !same {
             return Err(ImportError::Conflict { line: number, id: line.id }.into());

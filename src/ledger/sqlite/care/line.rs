@@ -115,6 +115,7 @@ impl Line {
                 Some("its receipt does not fit its result")
             }
             _ if self.state == "NOT_EXECUTED" && self.status.is_none() => Some("it has no status"),
+            _ if self.route.is_some() != self.policy.is_some() => Some("it has a route or a policy, and not both"),
             _ => None,
         }
     }

@@ -1,0 +1,102 @@
+//! The ledger's way into the gate: at once, after a check, or when another process has let go of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::StartError;
+use crate::config::{Config, Mode};
+use crate::execute::Gate;
+use crate::ledger::{self, OpenError, Opening};
+use crate::metrics::Metrics;
+
+/// How often a ledger is asked for that another process has.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Takes the ledger.
+pub(super) fn open(config: &Config) -> Result<Opening, StartError> {
+    let opening = ledger::open(&config.ledger)?;
+    may_serve(config, opening.served_clawshield()?)?;
+    Ok(opening)
+}
+
+/// Whether [`open`] would work, as far as that can be told while another process has the ledger.
+pub(super) fn preview(config: &Config) -> Result<(), StartError> {
+    may_serve(config, ledger::preview(&config.ledger)?)
+}
+
+fn may_serve(config: &Config, served_clawshield: bool) -> Result<(), StartError> {
+    let accidental = matches!(config.mode, Mode::Demo { by_name: false }) && served_clawshield;
+    if accidental { Err(StartError::AccidentalDemo) } else { Ok(()) }
+}
+
+/// Opens the gate now, or after the check; the channel tells when the check failed.
+pub(super) fn start(
+    opening: Opening,
+    config: &Config,
+    gate: &Arc<Gate>,
+    metrics: &Arc<Metrics>,
+) -> Result<oneshot::Receiver<StartError>, StartError> {
+    let (failed, ledger_failed) = oneshot::channel();
+    if opening.needs_check() {
+        tracing::warn!("the ledger was not closed cleanly: it is checked before anything is executed");
+        let (config, gate, metrics) = (config.clone(), gate.clone(), metrics.clone());
+        tokio::task::spawn_blocking(move || match enter(opening, &config, &gate, metrics) {
+            Ok(()) => tracing::info!("the ledger is good"),
+            Err(error) => drop(failed.send(error)),
+        });
+    } else {
+        enter(opening, config, gate, metrics.clone())?;
+    }
+    Ok(ledger_failed)
+}
+
+/// Opens the gate when the process that has the ledger now has let go of it; the channel tells when that failed. It waits
+/// on after `hold_until`, when requests are refused: nothing would serve otherwise.
+pub(super) fn start_later(
+    config: &Config,
+    hold_until: Option<Instant>,
+    gate: &Arc<Gate>,
+    metrics: &Arc<Metrics>,
+) -> oneshot::Receiver<StartError> {
+    let (failed, ledger_failed) = oneshot::channel();
+    let (config, gate, metrics) = (config.clone(), gate.clone(), metrics.clone());
+    tokio::task::spawn_blocking(move || {
+        let opened = await_lock(&config, hold_until).and_then(|opening| enter(opening, &config, &gate, metrics));
+        match opened {
+            Ok(()) => tracing::info!("the process before this one has let go of the ledger"),
+            Err(error) => drop(failed.send(error)),
+        }
+    });
+    ledger_failed
+}
+
+fn await_lock(config: &Config, hold_until: Option<Instant>) -> Result<Opening, StartError> {
+    let mut late = false;
+    loop {
+        match open(config) {
+            Err(StartError::Ledger(error @ OpenError::InUse { .. })) => {
+                if !late && hold_until.is_some_and(|until| Instant::now() >= until) {
+                    late = true;
+                    tracing::error!(%error, "startup.wait is over: requests are refused until the ledger is free");
+                }
+                std::thread::sleep(POLL);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn enter(opening: Opening, config: &Config, gate: &Gate, metrics: Arc<Metrics>) -> Result<(), StartError> {
+    let clawshield = matches!(config.mode, Mode::ClawShield { .. });
+    gate.set_ledger(opening.start(clawshield, config.clock_skew, metrics, Arc::new(die))?);
+    Ok(())
+}
+
+/// After a failed sync or corruption nobody knows what the file holds. Only a new start, which reads it, does.
+fn die(error: &dyn std::fmt::Display) {
+    tracing::error!(%error, "the ledger's file can no longer be trusted: this process ends");
+    crate::logging::flush();
+    std::process::exit(74);
+}
