@@ -92,7 +92,7 @@ pub enum StartError {
     /// There are more listeners than another process could take.
     #[error("{0} sockets are too many")]
     TooMany(usize),
-    /// Nobody to take sockets from.
+    /// A process that runs does not give its sockets.
     #[error(transparent)]
     NotTaken(#[from] NotTaken),
 }

@@ -41,8 +41,8 @@ Exit codes:
       `probe`: not ready
   2   wrong usage
   65  `ledger import`: the file is not what can be imported
-  69  an address cannot be listened on, there is nobody to take sockets from, or
-      the admin listener cannot be reached
+  69  an address cannot be listened on, a running server does not give its
+      sockets, or the admin listener cannot be reached
   71  the system gives no threads
   74  the ledger cannot be read or written, or is damaged
   75  the ledger is in use by another process
@@ -85,7 +85,7 @@ enum Command {
     ///
     /// Exit code 0 if it is; 1 if not, with the reasons on standard error; 69 if the admin listener cannot be reached.
     Probe(probe::Probe),
-    /// Check, copy, move or fence the ledger's file
+    /// Check, copy, move, prune or fence the ledger's file
     ///
     /// The ledger is the configured one: OPENEXEC_DB_URL, or ledger.url. Exit code 0; 65 if a file cannot be imported; 74 if
     /// the ledger is damaged, or a file cannot be read or written; 75 if a server uses it; 78 if it is no ledger.

@@ -320,6 +320,19 @@ fn what_changes_the_ledger_needs_its_lock() {
     must(&ledger(&setup, &["check"]), 0, &["The ledger is good"]);
     server.stop();
     must(&ledger(&setup, &["fence"]), 0, &["approvals issued before"]);
+    // One that cannot be read could only fall.
+    let export = path(&setup, "export.jsonl");
+    must(&ledger(&setup, &["export", text(&export)]), 0, &["exported 1 executions"]);
+    let set = |fence: &str| {
+        let set = "UPDATE meta SET value = ?1 WHERE key = 'fence'";
+        assert_eq!(Connection::open(setup.ledger()).unwrap().execute(set, [fence]).unwrap(), 1);
+    };
+    set("yesterday");
+    for command in [&["fence"][..], &["import", text(&export)], &["prune", "--executions", "400d"]] {
+        must(&ledger(&setup, command), 74, &["fence is missing or unreadable"]);
+    }
+    set("2020-01-01T00:00:00.000000Z");
+    must(&ledger(&setup, &["import", text(&export)]), 0, &["1 were here already"]);
     // A ledger is no export, and a stranger's file neither.
     must(&ledger(&setup, &["import", text(&setup.ledger())]), 65, &["export it first"]);
     let stranger = path(&setup, "stranger.db");
