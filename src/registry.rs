@@ -10,7 +10,7 @@ use openexec_protocol::receipt::ResultText;
 use openexec_protocol::refusal::Refusal;
 
 use crate::execute::dispatch::{InvalidPayload, builtin};
-use crate::ledger::{Record, RecoveryPolicy};
+use crate::ledger::{Lease, Record, RecoveryPolicy};
 use crate::listen::Permit;
 use crate::trace::Context;
 
@@ -48,8 +48,9 @@ pub trait Effect: Send + Sync {
     /// Why it cannot be done now. Nothing was sent.
     async fn prepare(&self) -> Result<Ready, Refusal>;
 
-    /// Tries to find out what came of an execution. `memory` is for what it reads.
-    async fn recover(&self, _record: &Record, _memory: Arc<Permit>) -> Recovered {
+    /// Tries to find out what came of an execution. `memory` is for what it reads; nothing may be sent that could still run
+    /// when the lease is over.
+    async fn recover(&self, _record: &Record, _memory: Arc<Permit>, _lease: Option<Arc<Lease>>) -> Recovered {
         Recovered::Operator
     }
 }
@@ -76,6 +77,8 @@ pub struct Dispatch {
     pub tracestate: Option<String>,
     /// For the answer: it grows with it.
     pub memory: Arc<Permit>,
+    /// Nothing may be sent that could still run when it is over.
+    pub lease: Option<Arc<Lease>>,
 }
 
 /// How a dispatch ended.

@@ -11,14 +11,12 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
-use crate::config::{self, env::Environment};
-
 /// How often files are looked at. What changes again within that time is not read before it rests.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Watches what a configuration is made of.
 pub struct Watch {
-    path: Option<PathBuf>,
+    files: Box<dyn Fn() -> Vec<PathBuf> + Send>,
     hangup: Signal,
     seen: Vec<Look>,
 }
@@ -31,33 +29,33 @@ enum Look {
 }
 
 impl Watch {
-    /// From now on. SIGHUP no longer ends the process.
+    /// Of these files, from now on. SIGHUP no longer ends the process.
     ///
     /// # Errors
     /// The signal cannot be handled.
-    pub fn start(path: Option<&Path>, environment: &impl Environment) -> io::Result<Self> {
+    pub fn start(files: impl Fn() -> Vec<PathBuf> + Send + 'static) -> io::Result<Self> {
         let hangup = signal(SignalKind::hangup())?;
-        Ok(Watch { path: path.map(Path::to_owned), hangup, seen: looks(path, environment) })
+        Ok(Watch { hangup, seen: looks(&files), files: Box::new(files) })
     }
 
     /// Ends when the configuration is to be read again.
-    pub async fn changed(&mut self, environment: &impl Environment) {
+    pub async fn changed(&mut self) {
         loop {
             tokio::select! {
                 Some(()) = self.hangup.recv() => {
-                    self.seen = looks(self.path.as_deref(), environment);
+                    self.seen = looks(&self.files);
                     return;
                 }
                 () = sleep(PERIOD) => {}
             }
-            let mut now = looks(self.path.as_deref(), environment);
+            let mut now = looks(&self.files);
             if now == self.seen {
                 continue;
             }
             // Several files may be on their way, or one be half written.
             loop {
                 sleep(PERIOD).await;
-                let later = looks(self.path.as_deref(), environment);
+                let later = looks(&self.files);
                 if later == now {
                     break;
                 }
@@ -69,8 +67,8 @@ impl Watch {
     }
 }
 
-fn looks(path: Option<&Path>, environment: &impl Environment) -> Vec<Look> {
-    config::files(path, environment).iter().map(|file| look(file)).collect()
+fn looks(files: impl Fn() -> Vec<PathBuf>) -> Vec<Look> {
+    files().iter().map(|file| look(file)).collect()
 }
 
 fn look(file: &Path) -> Look {

@@ -47,6 +47,9 @@ async fn claims(ledger: Arc<dyn Ledger>, count: usize) {
             action: "echo".to_owned(),
             action_hash: action_hash("echo", &CanonicalText::empty_object()),
             approval_id: Some(Uuid::new_v4().to_string()),
+            issued_at: None,
+            key_id: None,
+            caller: None,
             dispatched: None,
             claimed_at: Utc::now(),
         };

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use chrono::{TimeDelta, Utc};
-use openexec_protocol::approval::{self, HmacKey, Verifier};
+use openexec_protocol::approval::{self, HmacKey, Key, Material, Verifier};
 use openexec_protocol::canonical::{CanonicalText, Limits};
 use openexec_protocol::receipt::{self, ResultText};
 use openexec_protocol::request::Request;
@@ -23,7 +23,8 @@ pub(crate) enum Says {
 }
 
 pub(crate) fn serve(listen: &str, says: Says) {
-    let verifier = Verifier { tenant_id: TENANT.to_owned(), hmac_key: Some(HmacKey::new(SECRET.as_bytes())) };
+    let key = Key::always(Material::Hmac(HmacKey::new(SECRET.as_bytes())));
+    let verifier = Verifier { tenant_id: TENANT.to_owned(), keys: vec![key] };
     let mut service = Service::new("lean".to_owned(), HttpServer::new_app(Lean { verifier, says }));
     service.add_tcp(listen);
     let (_stop, stopped) = tokio::sync::watch::channel(false);
@@ -62,8 +63,9 @@ impl ServeHttp for Lean {
 impl Lean {
     fn answer(&self, body: &[u8]) -> Option<Vec<u8>> {
         let request = Request::parse(body, Limits::default()).ok()?;
-        let approval = approval::authenticate(request.artifact()?, request.action_hash(), &self.verifier).ok()?;
-        approval.check_time(Utc::now(), TimeDelta::seconds(30)).ok()?;
+        let approval =
+            approval::authenticate(request.artifact()?, request.action_hash(), &self.verifier, Utc::now()).ok()?;
+        approval.check_time(Utc::now(), TimeDelta::seconds(30), TimeDelta::hours(24)).ok()?;
         if self.says == Says::Yes {
             return Some(Vec::new());
         }

@@ -100,7 +100,7 @@ fn request(key: &HmacKey, issued_at: &str, body_bytes: usize) -> Vec<u8> {
     let plain = format!(r#"{{"action":"echo","payload":{payload},"nonce":"{nonce}"}}"#);
     let parsed = Request::parse(plain.as_bytes(), Limits::default()).unwrap();
     let approval_id = Uuid::new_v4().to_string();
-    let terms = Terms { approval_id: &approval_id, tenant_id: TENANT, issued_at };
+    let terms = Terms { approval_id: &approval_id, tenant_id: TENANT, issued_at, kid: None };
     let artifact = approval::mint(key, parsed.action_hash(), &terms).unwrap().to_json();
     let body = format!(r#"{},"approval_artifact":{artifact}}}"#, &plain[..plain.len() - 1]);
     assert!(body.len().abs_diff(body_bytes) < 40, "{}", body.len());

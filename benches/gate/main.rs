@@ -3,16 +3,20 @@
 //!
 //! First the gate alone against the leanest Pingora server that reads, parses, hashes, verifies and answers, but keeps
 //! no ledger; then the forwarded action against gateways that only pass bytes, or verify, and keep no record;
-//! then one client beside 500 slow ones. `BENCH_ONLY=gate`, `forward` or `slow` runs one of them; `BENCH_ROUNDS` and `BENCH_REQUESTS` make it shorter.
+//! then one client beside 500 slow ones; then PostgreSQL beside SQLite. `BENCH_ONLY=gate`, `forward`, `slow` or `shared` runs one of them, and
+//! `growth`, which needs 10 GB and half an hour, nothing else; `BENCH_ROUNDS` and `BENCH_REQUESTS` make it shorter.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod alone;
+#[path = "../../tests/it/database.rs"]
+mod database;
 mod forward;
 mod lean;
 mod load;
 mod passing;
 mod process;
+mod shared;
 mod slow;
 mod table;
 mod upstream;
@@ -50,6 +54,12 @@ fn main() {
     }
     if runs("slow") {
         slow::measure(rounds, requests);
+    }
+    if runs("shared") {
+        shared::measure(rounds, requests);
+    }
+    if only == "growth" {
+        shared::growth(requests);
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::load::{SECRET, TENANT};
+use crate::shared::is_ready;
 
 pub(crate) struct Server {
     pub(crate) address: String,
@@ -36,7 +37,7 @@ impl Server {
         Server::start(command, directory(), address, None)
     }
 
-    /// `ledger` is `memory:` or `sqlite`, a new file.
+    /// `ledger` is `memory:`, `sqlite`, a new file, or a URL.
     pub(crate) fn openexec(ledger: &str, log: &str) -> Self {
         Server::gate(ledger, log, "")
     }
@@ -95,6 +96,10 @@ impl Server {
         let deadline = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(&address).is_err() {
             assert!(Instant::now() < deadline, "the server did not start: {command:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        while admin.as_deref().is_some_and(|admin| !is_ready(admin)) {
+            assert!(Instant::now() < deadline, "the server is not ready: {command:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
         Server { address, admin, process, helper: None, _directory: directory }

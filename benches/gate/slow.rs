@@ -15,6 +15,9 @@ use crate::table::median;
 const SLOW: usize = 500;
 /// Between two bytes of a slow client.
 const DRIP: Duration = Duration::from_millis(100);
+/// Between the arrivals of two of them: slow clients know nothing of each other. If all came and dripped at the same moments,
+/// the bursts would be what is measured.
+const ARRIVAL: Duration = Duration::from_millis(11);
 /// Of the good client in one round: one after the other, each synced.
 const MOST_REQUESTS: usize = 3_000;
 
@@ -65,6 +68,7 @@ async fn drip(address: String, at: usize, stop: Arc<AtomicBool>, drips: Arc<Atom
     } else {
         b"POST /execute HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9999\r\n\r\n{"
     };
+    tokio::time::sleep(ARRIVAL * u32::try_from(at).unwrap()).await;
     let mut first = true;
     while !stop.load(Ordering::SeqCst) {
         let Ok(mut stream) = TcpStream::connect(&address).await else { continue };

@@ -3,9 +3,12 @@
 use std::sync::LazyLock;
 
 use arbitrary::{Arbitrary, Unstructured};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, NaiveDateTime, SubsecRound, TimeDelta, Utc};
+use ed25519_dalek::{Signer, SigningKey};
 use hmac::{Hmac, KeyInit, Mac};
-use openexec_protocol::approval::{self, Denial, HmacKey, Terms, Verifier};
+use openexec_protocol::approval::{self, Denial, Form, HmacKey, Key, Material, PrivateKey, Terms, Verifier};
 use openexec_protocol::canonical::Limits;
 use openexec_protocol::request::{InvalidRequest, Request};
 use openexec_protocol::timestamp;
@@ -17,6 +20,7 @@ use crate::Seen;
 /// What an approver signs, and what somebody makes of it.
 #[derive(Arbitrary, Debug)]
 struct Story<'a> {
+    /// The first tells the form too, and for Ed25519 the second how long the approval is good: see [`Story::lifetime`].
     key: [u8; 2],
     approval_id: Text,
     tenant_id: Text,
@@ -86,7 +90,7 @@ enum How {
     },
 }
 
-/// The first four are signed, joined in this order.
+/// The first four are signed in the HMAC form, joined in this order; in the Ed25519 form the end too.
 const NAMES: [&str; 8] =
     ["approval_id", "action_hash", "tenant_id", "issued_at", "signature", "issued_by", "expires_at", "kid"];
 const SIGNATURE: usize = 4;
@@ -103,11 +107,29 @@ pub fn check(bytes: &[u8]) -> Seen {
     let instant = check_time_text(&issued_at);
     let mut seen = Seen::from([if instant.is_some() { "a time" } else { "no time" }]);
 
-    let key = HmacKey::new(&story.key);
-    let terms = Terms { approval_id: story.approval_id.get(), tenant_id: story.tenant_id.get(), issued_at: &issued_at };
+    let expires_at = instant.map_or_else(String::new, |instant| timestamp::print(instant + story.lifetime()));
+    let terms = Terms {
+        approval_id: story.approval_id.get(),
+        tenant_id: story.tenant_id.get(),
+        issued_at: &issued_at,
+        kid: None,
+    };
     let proposed = request(&story, None);
-    let may_be_signed = is_identifier(terms.approval_id) && is_identifier(terms.tenant_id) && instant.is_some();
-    let minted = approval::mint(&key, proposed.action_hash(), &terms);
+    let may_be_signed = is_identifier(terms.approval_id)
+        && is_identifier(terms.tenant_id)
+        && instant.is_some()
+        && (story.form() == Form::Hmac || (is_uuid(terms.approval_id) && self::instant(&expires_at) > instant));
+    let (minted, material) = match story.form() {
+        Form::Hmac => {
+            let key = HmacKey::new(&story.key);
+            (approval::mint(&key, proposed.action_hash(), &terms), Material::Hmac(key))
+        }
+        Form::Ed25519 => {
+            let key = PrivateKey::from_seed(&story.seed());
+            let minted = approval::mint_ed25519(&key, proposed.action_hash(), &terms, &expires_at);
+            (minted, Material::Ed25519(key.public()))
+        }
+    };
     assert_eq!(minted.is_ok(), may_be_signed);
     let Ok(minted) = minted else {
         seen.insert(if terms.approval_id.contains(':') { "a separator is not minted" } else { "not minted" });
@@ -120,14 +142,14 @@ pub fn check(bytes: &[u8]) -> Seen {
         Some(minted.issued_at),
         Some(minted.signature),
         minted.issued_by,
-        None,
+        minted.expires_at,
         None,
     ];
     let mut members = was.clone();
     let (first, second, third) = &story.changes;
     [first, second, third].into_iter().flatten().for_each(|change| change.apply(&mut members));
     if story.signed_again {
-        members[SIGNATURE] = Some(signature(&members, &story.key));
+        members[SIGNATURE] = Some(signature(&members, &story));
     }
 
     let body = body(&story, Some(&members));
@@ -141,18 +163,19 @@ pub fn check(bytes: &[u8]) -> Seen {
         Err(error) => panic!("{error}: {body}"),
     };
     let ours = if story.other_tenant { "another.tenant" } else { terms.tenant_id };
-    let verifier = Verifier { tenant_id: ours.to_owned(), hmac_key: Some(key) };
+    let verifier = Verifier { tenant_id: ours.to_owned(), keys: vec![Key::always(material)] };
+    let now = DateTime::UNIX_EPOCH;
     let hash = request.action_hash();
-    let verdict = approval::authenticate(request.artifact().unwrap(), hash, &verifier);
-    assert_eq!(verdict.is_ok(), is_authentic(&members, hash.as_str(), ours, &story.key), "{verdict:?}: {body}");
-    let steps = approval::explain(request.artifact().unwrap(), hash, &verifier);
+    let verdict = approval::authenticate(request.artifact().unwrap(), hash, &verifier, now);
+    assert_eq!(verdict.is_ok(), is_authentic(&members, hash.as_str(), ours, &story), "{verdict:?}: {body}");
+    let steps = approval::explain(request.artifact().unwrap(), hash, &verifier, now);
     assert_eq!(steps.iter().all(|(_, outcome)| outcome.is_ok()), verdict.is_ok());
     match verdict {
         Ok(authentic) => {
-            let unchanged = signed_text(&members) == signed_text(&was);
+            let unchanged = signed_text(&members, story.form()) == signed_text(&was, story.form());
             assert!(unchanged || story.signed_again, "{body}");
             seen.insert(if unchanged { "authentic" } else { "signed again" });
-            seen.insert(check_age(&authentic, members[3].as_deref().unwrap(), &story));
+            seen.insert(check_age(&authentic, &members, &story));
         }
         Err(Denial::HashMismatch) => drop(seen.insert("another hash")),
         Err(Denial::Signature) if story.signed_again && members[5..] == was[5..] => {
@@ -165,6 +188,28 @@ pub fn check(bytes: &[u8]) -> Seen {
         Err(denial) => panic!("{denial}"),
     }
     seen
+}
+
+impl Story<'_> {
+    fn form(&self) -> Form {
+        if self.key[0].is_multiple_of(2) { Form::Hmac } else { Form::Ed25519 }
+    }
+
+    fn seed(&self) -> [u8; 32] {
+        let mut seed = [self.key[0]; 32];
+        seed[0] = self.key[1];
+        seed
+    }
+
+    /// At most a day is allowed.
+    fn lifetime(&self) -> TimeDelta {
+        match self.key[1] % 4 {
+            0 => TimeDelta::zero(),
+            1 => TimeDelta::minutes(5),
+            2 => TimeDelta::hours(24),
+            _ => TimeDelta::hours(24) + TimeDelta::microseconds(1),
+        }
+    }
 }
 
 impl Time<'_> {
@@ -224,27 +269,52 @@ fn request(story: &Story<'_>, artifact: Option<&Members>) -> Request {
 }
 
 /// The text that is signed, whatever its parts are.
-fn signed_text(members: &Members) -> String {
-    members[..SIGNATURE].iter().map(|member| member.as_deref().unwrap_or_default()).collect::<Vec<_>>().join(":")
+fn signed_text(members: &Members, form: Form) -> String {
+    let of = |index: usize| members[index].as_deref().unwrap_or_default();
+    match form {
+        Form::Hmac => [of(0), of(1), of(2), of(3)].join(":"),
+        Form::Ed25519 => [of(0), of(2), of(1), of(3), of(6)].concat(),
+    }
 }
 
-fn signature(members: &Members, key: &[u8]) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
-    mac.update(signed_text(members).as_bytes());
-    hex::encode(mac.finalize().into_bytes())
+fn signature(members: &Members, story: &Story<'_>) -> String {
+    let text = signed_text(members, story.form());
+    match story.form() {
+        Form::Hmac => {
+            let mut mac = Hmac::<Sha256>::new_from_slice(&story.key).unwrap();
+            mac.update(text.as_bytes());
+            hex::encode(mac.finalize().into_bytes())
+        }
+        // One text has one signature (RFC 8032), whoever computes it.
+        Form::Ed25519 => STANDARD.encode(SigningKey::from_bytes(&story.seed()).sign(text.as_bytes()).to_bytes()),
+    }
 }
 
-fn is_authentic(members: &Members, hash: &str, tenant: &str, key: &[u8]) -> bool {
-    let [approval_id, action_hash, tenant_id, _, signed, issued_by, expires_at, kid] = members.each_ref();
+fn is_authentic(members: &Members, hash: &str, tenant: &str, story: &Story<'_>) -> bool {
+    let [approval_id, action_hash, tenant_id, issued_at, signed, issued_by, expires_at, kid] = members.each_ref();
     let is_ours = |text: &Option<String>| text.as_deref().is_some_and(is_identifier);
-    is_ours(approval_id)
+    let has_form = match story.form() {
+        Form::Hmac => expires_at.is_none() && issued_by.as_deref().is_none_or(|issuer| issuer == "clawshield"),
+        Form::Ed25519 => {
+            expires_at.is_some()
+                && issued_by.is_none()
+                && approval_id.as_deref().is_some_and(is_uuid)
+                && issued_at.as_deref().and_then(instant).is_some()
+        }
+    };
+    has_form
+        && is_ours(approval_id)
         && is_ours(tenant_id)
         && tenant_id.as_deref() == Some(tenant)
         && action_hash.as_deref() == Some(hash)
-        && signed.as_deref() == Some(&signature(members, key))
-        && issued_by.as_deref().is_none_or(|issuer| issuer == "clawshield")
-        && expires_at.is_none()
+        && signed.as_deref() == Some(&signature(members, story))
         && kid.is_none()
+}
+
+fn is_uuid(text: &str) -> bool {
+    static GRAMMAR: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"\A[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\z").unwrap());
+    GRAMMAR.is_match(text)
 }
 
 fn is_identifier(text: &str) -> bool {
@@ -290,17 +360,28 @@ fn instant(text: &str) -> Option<DateTime<Utc>> {
     Some(if is_west { local + offset } else { local - offset }.and_utc())
 }
 
-fn check_age(authentic: &approval::Authentic, issued_at: &str, story: &Story<'_>) -> &'static str {
+fn check_age(authentic: &approval::Authentic, members: &Members, story: &Story<'_>) -> &'static str {
     let age = TimeDelta::seconds(story.age_seconds.into()) + TimeDelta::nanoseconds(story.age_nanos.into());
     let skew = TimeDelta::seconds(story.skew.into());
-    let instant = instant(issued_at);
-    let now = instant.unwrap_or_default() + age;
-    let (expected, seen) = match instant {
-        None => (Err(Denial::Timestamp), "signed without a time"),
-        Some(_) if age < -skew => (Err(Denial::NotYetValid), "from the future"),
-        Some(_) if age > TimeDelta::minutes(5) => (Err(Denial::Expired), "expired"),
-        Some(instant) => (Ok(instant), "fresh"),
+    let issued_at = members[3].as_deref().and_then(instant);
+    let expires_at = match (story.form(), issued_at) {
+        (Form::Hmac, issued_at) => issued_at.map(|issued_at| issued_at + TimeDelta::minutes(5)),
+        (Form::Ed25519, _) => members[6].as_deref().and_then(instant),
     };
-    assert_eq!(authentic.check_time(now, skew).map(|fresh| fresh.issued_at()), expected);
+    // Around its end in one of four, since ages are short.
+    let late = if story.skew.is_multiple_of(4) { story.lifetime() } else { TimeDelta::zero() };
+    let now = issued_at.unwrap_or_default() + age + late;
+    let lifetime = TimeDelta::hours(24);
+    let (expected, seen) = match (issued_at, expires_at) {
+        (None, _) => (Err(Denial::Timestamp("issued_at")), "signed without a time"),
+        (_, None) => (Err(Denial::Timestamp("expires_at")), "signed without an end"),
+        (Some(issued_at), _) if issued_at - now > skew => (Err(Denial::NotYetValid), "from the future"),
+        (Some(issued_at), Some(end)) if now > end || end < issued_at => (Err(Denial::Expired), "expired"),
+        (Some(issued_at), Some(end)) if end - issued_at > lifetime => (Err(Denial::Lifetime), "good for too long"),
+        (Some(issued_at), Some(_)) => {
+            (Ok(issued_at), if story.form() == Form::Hmac { "fresh" } else { "fresh, by Ed25519" })
+        }
+    };
+    assert_eq!(authentic.check_time(now, skew, lifetime).map(|fresh| fresh.issued_at()), expected);
     seen
 }

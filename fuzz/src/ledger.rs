@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use arbitrary::{Arbitrary, Unstructured};
-use chrono::{DateTime, TimeDelta};
+use chrono::{DateTime, TimeDelta, Utc};
 use openexec::config::ledger::{FencePolicy, LedgerConfig, SqliteConfig};
 use openexec::ledger::{
-    self, Claim, Claimed, Dispatched, Done, Execution, Filter, Ledger, LedgerError, Memory, NewExecution, Outcome,
-    Record, Recoverable, RecoveryPolicy, State,
+    self, Claim, Claimed, Dispatched, Done, Execution, Filter, Forgotten, Horizon, Ledger, LedgerError, Memory,
+    NewExecution, Outcome, Record, Recoverable, RecoveryPolicy, State,
 };
 use openexec::metrics::Metrics;
 use openexec_protocol::canonical::CanonicalText;
@@ -46,6 +46,10 @@ enum Step {
     Recoverable {
         after: u8,
         limit: u8,
+    },
+    /// Of the results before this execution.
+    Forget {
+        before: u8,
     },
     /// A clean stop, and a start.
     Restart,
@@ -205,6 +209,22 @@ impl Run {
                 let expected: Vec<_> = self.rows.iter().filter(ours).take(limit).map(described).collect();
                 assert_eq!(self.ledger.recoverable(after, limit).await.unwrap(), expected);
             }
+            Step::Forget { before } => {
+                let before = claimed_at(u64::from(*before) % (self.ids + 2));
+                let horizon = Horizon { results: Some(before), executions: None, skew: TimeDelta::zero() };
+                let forgotten = self.ledger.retain(&horizon).await.unwrap();
+                let mut nonces = Vec::new();
+                for row in &mut self.rows {
+                    let State::Settled(Outcome::Done(done)) = &row.execution.state else { continue };
+                    // The others were settled by the clock of this machine.
+                    if row.settled_at.is_some_and(|settled_at| settled_at < before) {
+                        row.execution.state = State::Expired { receipt: done.receipt.clone() };
+                        nonces.push((row.tenant.clone(), row.nonce.clone()));
+                        self.seen.insert("a result that was forgotten");
+                    }
+                }
+                assert_eq!(forgotten, Forgotten { results: nonces.len(), nonces, ..Forgotten::default() });
+            }
             Step::Restart => self.restart(false).await,
             Step::Crash => self.restart(true).await,
         }
@@ -239,6 +259,7 @@ impl Run {
                 assert_eq!(self.ledger.find(&new.id).await.unwrap(), None);
                 self.seen.insert("a used approval");
             }
+            Claimed::BehindFence => unreachable!("these approvals have no age"),
             Claimed::New(claim, execution) => {
                 assert!(known.is_none() && !self.rows.iter().any(is_used));
                 self.seen.insert(if result.is_some() { "a pure action" } else { "an effect" });
@@ -247,10 +268,11 @@ impl Run {
                 let action_hash = new.action_hash.as_str().to_owned();
                 self.rows.push(Record {
                     seq: self.rows.len() as i64 + 1,
-                    execution: Execution { id: new.id, action: new.action, action_hash, state },
+                    execution: Execution { id: new.id, action: new.action, action_hash, key_id: new.key_id, state },
                     tenant: tenant.to_owned(),
                     nonce: nonce.to_owned(),
                     approval_id: new.approval_id,
+                    caller: new.caller.as_deref().map(str::to_owned),
                     claimed_at: new.claimed_at,
                     settled_at,
                     settled_by: None,
@@ -277,8 +299,11 @@ impl Run {
             action: "a".to_owned(),
             action_hash: action_hash("a", &CanonicalText::empty_object()),
             approval_id: approval.map(str::to_owned),
+            issued_at: None,
+            key_id: approval.map(|_| "key".to_owned()),
+            caller: None,
             dispatched,
-            claimed_at: DateTime::UNIX_EPOCH + TimeDelta::microseconds(self.ids as i64),
+            claimed_at: claimed_at(self.ids),
         }
     }
 
@@ -391,6 +416,11 @@ impl Text {
     fn get(&self) -> &'static str {
         TEXTS[usize::from(self.0) % TEXTS.len()]
     }
+}
+
+/// In the order of the claims.
+fn claimed_at(execution: u64) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::microseconds(execution as i64)
 }
 
 fn without_texts(row: &Record) -> Record {

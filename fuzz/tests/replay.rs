@@ -42,8 +42,9 @@ fn a_changed_approval_is_not_authentic() {
         "another form",
     ];
     let times = ["a time", "no time", "signed without a time", "fresh", "expired", "from the future"];
+    let ed25519 = ["fresh, by Ed25519", "signed without an end", "good for too long"];
     let others = ["not minted", "a separator is not minted", "signed outside of the grammar", "a member is missing"];
-    replay("approval", approval::check, &[&verdicts[..], &times, &others].concat());
+    replay("approval", approval::check, &[&verdicts[..], &times, &ed25519, &others].concat());
 }
 
 #[test]
@@ -68,8 +69,9 @@ fn a_path_that_is_accepted_has_one_form() {
 
 #[test]
 fn ledgers_do_what_a_list_would() {
+    let forgotten = ["a result that was forgotten"];
     let claims = ["a pure action", "an effect", "a known nonce", "a used approval"];
     let outcomes = ["a recorded outcome", "an unknown outcome", "a resolved outcome", "settled by another"];
     let starts = ["a restart", "a crash", "an execution that was left"];
-    replay("ledger", ledger::check, &[&claims[..], &outcomes, &starts].concat());
+    replay("ledger", ledger::check, &[&claims[..], &outcomes, &forgotten, &starts].concat());
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# build.sh DEB ROOT ARCHIVE: an image of what the package installs and the libraries that it needs, which are those of
-# the Debian in ROOT. ARCHIVE is for `docker load` and `podman load`.
+# build.sh DEB ROOT ARCHIVE: an image of what the package installs, of nft, which `openexec redirect --apply` runs, and of the
+# libraries that they need, which are those of the Debian in ROOT. ARCHIVE is for `docker load` and `podman load`.
 #
 # A binary without libraries was rejected: glibc's resolver is not made to be linked statically.
 set -euo pipefail
@@ -19,15 +19,18 @@ install -m 755 "$context/package/usr/bin/openexec" "$image/usr/bin/"
 (cd "$context/package" && cp --parents usr/share/doc/openexec/{copyright,openexec.cdx.json} "$image")
 
 install -m 755 "$context/package/usr/bin/openexec" "$root/tmp/openexec"
-libraries=$(chroot "$root" ldd /tmp/openexec)
+libraries=$(chroot "$root" ldd /tmp/openexec /usr/sbin/nft)
 rm "$root/tmp/openexec"
 if grep "not found" <<<"$libraries"; then exit 1; fi
-for file in $(grep -o '/lib[^ ]*' <<<"$libraries") /etc/ssl/certs/ca-certificates.crt; do
+libraries=$(grep -o '/lib[^ ]*' <<<"$libraries" | sort -u)
+for file in $libraries /usr/sbin/nft /etc/ssl/certs/ca-certificates.crt; do
     (cd "$root" && cp --parents --dereference ".$file" "$image")
 done
 # Whose they are, and which version: scanners look here.
 mkdir -p "$image/var/lib/dpkg/status.d"
-for package in libc6 libgcc-s1 ca-certificates; do
+# By the file's name alone: whether it is below /lib or /usr/lib depends on whom one asks.
+owners=$(sed 's|.*/|*/|' <<<"$libraries" | chroot "$root" xargs dpkg-query --search | sed 's/[:,].*//' | sort -u)
+for package in $owners nftables ca-certificates; do
     chroot "$root" dpkg-query --status "$package" >"$image/var/lib/dpkg/status.d/$package"
     (cd "$root" && cp --parents --dereference "usr/share/doc/$package/copyright" "$image")
 done

@@ -23,7 +23,7 @@ def buildah(*arguments):
     return subprocess.run([f"{HERE}/buildah.sh", *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def the_image_is_small_and_has_one_program(root):
+def the_image_is_small_and_has_two_programs(root):
     files = {}
     for folder, _, names in os.walk(root):
         for name in names:
@@ -32,10 +32,15 @@ def the_image_is_small_and_has_one_program(root):
     size = sum(files.values())
     assert size < 40 * MEGABYTE, f"{size} bytes"
     programs = {name for name in files if os.access(os.path.join(root, name), os.X_OK) and ".so" not in name}
-    assert programs == {"usr/bin/openexec"}, f"no shell, and nothing else to run: {programs}"
+    assert programs == {"usr/bin/openexec", "usr/sbin/nft"}, f"no shell, and nothing else to run: {programs}"
+    # Of each, the licence and the version.
+    packages = {name.removeprefix("var/lib/dpkg/status.d/") for name in files if name.startswith("var/lib/dpkg/status.d/")}
+    assert packages >= {"ca-certificates", "libc6", "libgcc-s1", "libmnl0", "libnftables1", "nftables"}, packages
+    for package in packages:
+        assert files.get(f"usr/share/doc/{package}/copyright", 0) > 100, package
     for needed in ["etc/ssl/certs/ca-certificates.crt", "usr/share/doc/openexec/openexec.cdx.json"]:
         assert files.get(needed, 0) > 100_000, needed
-    print(f"the image has {len(files)} files and {size / MEGABYTE:.1f} MB, and one program")
+    print(f"the image has {len(files)} files and {size / MEGABYTE:.1f} MB, and two programs")
 
 
 def the_image_names_a_user_and_a_health_check(config):
@@ -130,6 +135,32 @@ def the_image_serves_as_its_user(root, config):
     print("the image runs as its user, is found healthy, executes, and knows it after a restart")
 
 
+def the_image_leads_ports_to_the_gate(root, config):
+    """What an init container does, with the /proc and /dev that an engine gives."""
+    container = Container(root, config)
+    redirect = ["redirect", "--app-port=8080", "--gate-port=5000", "--admin-port=5001"]
+    printed = container.run(*redirect)
+    assert printed.returncode == 0 and "redirect to :5000" in printed.stdout, printed.stderr
+    version = subprocess.run([*container.enter, "/usr/sbin/nft", "--version"], check=True, capture_output=True, text=True)
+    assert version.stdout.startswith("nftables v"), version.stdout
+    os.makedirs(f"{root}/proc")
+    os.makedirs(f"{root}/dev")
+    os.symlink("/proc/self/fd/0", f"{root}/dev/stdin")
+    subprocess.run(["mount", "-t", "proc", "proc", f"{root}/proc"], check=True)
+    try:
+        # As the image's user, who may not; then as root.
+        refused = container.run(*redirect, "--apply")
+        assert refused.returncode == 77 and "NET_ADMIN" in refused.stderr, refused.stderr
+        container.enter = ["chroot", root]
+        applied = container.run(*redirect, "--apply")
+        assert applied.returncode == 0, applied.stderr
+    finally:
+        subprocess.run(["umount", f"{root}/proc"], check=True)
+    in_force = subprocess.run([*container.enter, "/usr/sbin/nft", "list", "ruleset"], check=True, capture_output=True, text=True)
+    assert in_force.stdout.count("redirect to :5000") == 3, in_force.stdout
+    print("the image prints the tables, is refused without NET_ADMIN, and puts them into force with it")
+
+
 def main():
     if sys.argv[1:] != ["inside"]:
         own = ["unshare", "--net", "--mount", "--mount-proc", "--pid", "--fork", "--kill-child"]
@@ -139,9 +170,10 @@ def main():
     container = buildah("from", "openexec:latest")
     try:
         root = buildah("mount", container)
-        the_image_is_small_and_has_one_program(root)
+        the_image_is_small_and_has_two_programs(root)
         the_image_names_a_user_and_a_health_check(config)
         the_image_serves_as_its_user(root, config)
+        the_image_leads_ports_to_the_gate(root, config)
     finally:
         buildah("rm", container)
 

@@ -207,6 +207,12 @@ mod tests {
         assert_eq!(read("[[[[]]]]"), Err("nested too deeply"));
         assert_eq!(read("[1,2,3]"), Ok(()));
         assert_eq!(read("[1,2,3,4]"), Err("too many values"));
+        // What was left is not counted any more.
+        let limits = Limits { depth: 2, nodes: 20 };
+        let read = |text: &str| CanonicalText::parse(text.as_bytes(), limits).map(drop).map_err(|e| e.problem);
+        assert_eq!(read("[[],[],[],[[]]]"), Err("nested too deeply"));
+        assert_eq!(read("[[],[],[],[]]"), Ok(()));
+        assert_eq!(read(r#"{"a":{},"b":{},"c":{},"d":{}}"#), Ok(()));
     }
 
     #[test]
@@ -216,6 +222,11 @@ mod tests {
         assert_eq!(text.member("b"), Some(r#""x,\"y""#));
         assert_eq!(text.member("c"), Some("-1.5"));
         assert_eq!(text.member("d"), None);
+        let text =
+            CanonicalText::parse(br#"{"":0,"a\"b":1,"long":[{"name":"a long \"one\""},2],"z":3}"#, Limits::default());
+        let text = text.unwrap();
+        assert_eq!((text.member(""), text.member("z")), (Some("0"), Some("3")));
+        assert_eq!(text.member("long"), Some(r#"[{"name":"a long \"one\""},2]"#));
         assert_eq!(CanonicalText::empty_object().member("a"), None);
         assert_eq!(CanonicalText::string("x").member("a"), None);
     }

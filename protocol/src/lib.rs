@@ -23,7 +23,7 @@
 //! let artifact = approval::mint(
 //!     &HmacKey::new(b"test-secret-key"),
 //!     request.action_hash(),
-//!     &Terms { approval_id: "approval-1", tenant_id: "tenant-001", issued_at: "2026-02-17T10:08:22Z" },
+//!     &Terms { approval_id: "approval-1", tenant_id: "tenant-001", issued_at: "2026-02-17T10:08:22Z", kid: None },
 //! )?;
 //! assert!(artifact.to_json().contains(r#""approval_id":"approval-1""#));
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -63,3 +63,16 @@ pub fn receipt(execution_id: &str, result_text: &str) -> String {
 pub fn verify(execution_id: &str, result_text: &str, claimed: &str) -> bool {
     receipt(execution_id, result_text).as_bytes().ct_eq(claimed.as_bytes()).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_the_same_however_it_is_taken() {
+        let result = CanonicalText::parse(br#"{"a,b":[1,"x:\\",{}]}"#, Default::default()).unwrap();
+        let result = ResultText::from(&result);
+        assert_eq!(result.as_str(), r#"{"a,b": [1, "x:\\", {}]}"#);
+        assert_eq!(result.clone().into_string(), result.as_str());
+    }
+}

@@ -224,4 +224,18 @@ mod tests {
         let words: std::collections::HashSet<_> = Code::all().map(Code::as_str).collect();
         assert_eq!(words.len(), Code::all().len());
     }
+
+    #[test]
+    fn a_refusal_is_what_its_code_says_and_what_is_added() {
+        for code in Code::all() {
+            assert!((400..600).contains(&code.status()) && code.to_string() == code.as_str(), "{code}");
+        }
+        let titles: std::collections::HashSet<_> = Code::all().map(Code::title).collect();
+        assert_eq!((titles.len(), Code::RateLimited.title()), (Code::all().len(), "Rate limited"));
+        let refusal = Refusal::new(Code::RateLimited, "slowly");
+        assert_eq!((refusal.status, refusal.to_string().as_str()), (429, "rate_limited: slowly"));
+        let more = refusal.clone().with_status(409).with_execution("e").with_retry_after(7);
+        assert_eq!((more.status, more.execution_id.as_deref(), more.retry_after), (409, Some("e"), Some(7)));
+        assert_eq!((more.code, more.detail), (refusal.code, refusal.detail));
+    }
 }

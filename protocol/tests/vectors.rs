@@ -2,7 +2,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use openexec_protocol::approval::{self, HmacKey, Verifier};
+use chrono::TimeDelta;
+use openexec_protocol::approval::{self, HmacKey, Key, Material, PublicKey, Verifier};
 use openexec_protocol::canonical::{CanonicalText, Limits};
 use openexec_protocol::receipt::{self, ResultText};
 use openexec_protocol::refusal::{Code, Refusal};
@@ -63,21 +64,29 @@ fn receipts_are_cpythons() {
 #[test]
 fn approvals_have_the_verdict_and_the_code() {
     let vectors = vectors("approvals.json");
-    let verifier = Verifier {
-        tenant_id: text(&vectors, "tenant_id").to_owned(),
-        hmac_key: Some(HmacKey::new(text(&vectors, "secret_key").as_bytes())),
-    };
-    let now = timestamp::parse(text(&vectors, "now")).unwrap();
-    let skew = chrono::TimeDelta::seconds(vectors["clock_skew_seconds"].as_i64().unwrap());
     assert_eq!(vectors["ttl_seconds"], approval::HMAC_LIFETIME_SECONDS);
+    have_verdicts(&vectors, Material::Hmac(HmacKey::new(text(&vectors, "secret_key").as_bytes())));
+}
+
+#[test]
+fn ed25519_approvals_have_the_verdict_and_the_code() {
+    let vectors = vectors("approvals-ed25519.json");
+    have_verdicts(&vectors, Material::Ed25519(PublicKey::from_pem(text(&vectors, "public_key_pem")).unwrap()));
+}
+
+fn have_verdicts(vectors: &Value, material: Material) {
+    let tenant_id = text(vectors, "tenant_id").to_owned();
+    let verifier = Verifier { tenant_id, keys: vec![Key::always(material)] };
+    let now = timestamp::parse(text(vectors, "now")).unwrap();
+    let skew = TimeDelta::seconds(vectors["clock_skew_seconds"].as_i64().unwrap());
     for row in rows(&vectors["cases"]) {
         let mut body: Value = serde_json::from_str(text(row, "body")).unwrap();
         body["approval_artifact"] = row["approval_artifact"].clone();
         let request = Request::parse(body.to_string().as_bytes(), Limits::default()).unwrap();
         let code = match request.artifact() {
             None => Some(Code::ApprovalMissing),
-            Some(artifact) => approval::authenticate(artifact, request.action_hash(), &verifier)
-                .and_then(|authentic| authentic.check_time(now, skew))
+            Some(artifact) => approval::authenticate(artifact, request.action_hash(), &verifier, now)
+                .and_then(|authentic| authentic.check_time(now, skew, TimeDelta::hours(24)))
                 .err()
                 .map(|denial| Refusal::from(denial).code),
         };

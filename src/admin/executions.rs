@@ -16,17 +16,21 @@ use crate::ledger::{Filter, Ledger, LedgerError, Outcome, Record, State};
 use crate::registry::Ended;
 
 /// Executions of a page: by default, and at most.
-const PAGE: usize = 50;
-const LARGEST_PAGE: usize = 500;
+pub(super) const PAGE: usize = 50;
+pub(super) const LARGEST_PAGE: usize = 500;
 /// A result that an operator gives, with what it is wrapped in.
 const RESOLVE_BYTES: usize = (1 << 20) + 4_096;
 /// As deep as a request's JSON may be; its size is bounded.
 const JSON: Limits = Limits { depth: 66, nodes: usize::MAX };
 
 impl Admin {
-    /// `/executions...`
+    /// `/executions...` and `/denials`
     pub(super) async fn executions(&self, session: &mut ServerSession) {
-        match self.answer(session).await {
+        let answer = match session.req_header().uri.path() {
+            "/denials" => self.denials(session).await,
+            _ => self.answer(session).await,
+        };
+        match answer {
             Ok(document) => respond::document(session, 200, "application/json", document.to_string()).await,
             Err(refusal) => {
                 if !session.is_body_done() {
@@ -139,7 +143,7 @@ impl Admin {
         }
     }
 
-    fn ledger(&self) -> Result<&std::sync::Arc<dyn Ledger>, Refusal> {
+    pub(super) fn ledger(&self) -> Result<&std::sync::Arc<dyn Ledger>, Refusal> {
         self.gate.ledger().ok_or_else(|| unavailable(LedgerError::Unavailable))
     }
 }
@@ -160,6 +164,8 @@ fn summary(record: &Record) -> Value {
         "tenant": record.tenant,
         "nonce": record.nonce,
         "approval_id": record.approval_id,
+        "key_id": record.execution.key_id,
+        "caller": record.caller,
         "claimed_at": timestamp::print(record.claimed_at),
         "settled_at": record.settled_at.map(timestamp::print),
         "settled_by": record.settled_by,
@@ -170,7 +176,7 @@ fn summary(record: &Record) -> Value {
     })
 }
 
-fn invalid(detail: String) -> Refusal {
+pub(super) fn invalid(detail: String) -> Refusal {
     Refusal::new(Code::InvalidRequest, detail)
 }
 
@@ -178,6 +184,6 @@ fn no_such_execution() -> Refusal {
     Refusal::new(Code::NotFound, "No execution has this id")
 }
 
-fn unavailable(_: LedgerError) -> Refusal {
+pub(super) fn unavailable(_: LedgerError) -> Refusal {
     Refusal::new(Code::LedgerUnavailable, "The ledger cannot be read or written now").with_retry_after(1)
 }

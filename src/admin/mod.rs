@@ -1,6 +1,9 @@
 //! The admin listener: what probes and Prometheus ask; with a token, what was executed.
 
+mod denials;
+mod drained;
 mod executions;
+mod probes;
 mod token;
 
 pub use token::AdminTokens;
@@ -16,7 +19,7 @@ use pingora::protocols::http::ServerSession;
 use crate::config::Limits;
 use crate::current::Current;
 use crate::execute::{Gate, respond};
-use crate::listen::{Permits, Service};
+use crate::listen::{Peer, Permits, Service};
 use crate::metrics::{Bounded, Metrics};
 use crate::openapi;
 
@@ -34,20 +37,30 @@ pub struct Admin {
     pub limits: Arc<Current<Limits>>,
     /// For all bodies.
     pub memory: Arc<Permits>,
+    /// For the service's probes that are asked now.
+    pub probing: Arc<Permits>,
+    /// For whoever waits until nothing runs.
+    pub waiting: Arc<Permits>,
 }
+
+/// How many of the service's probes may run at once.
+pub const PROBES_AT_ONCE: usize = probes::MOST_PROBES;
+/// How many may wait at once for nothing to run.
+pub const WAITING_AT_ONCE: usize = drained::MOST_WAITING;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
 #[async_trait]
 impl Service for Admin {
-    async fn serve(&self, session: &mut ServerSession) {
+    async fn serve(&self, session: &mut ServerSession, _: &Peer) {
         let header = session.req_header();
         let is_get = header.method == Method::GET || header.method == Method::HEAD;
         match header.uri.path() {
-            "/metrics" | "/livez" | "/readyz" if !is_get => {
+            "/metrics" | "/livez" | "/readyz" | "/drained" if !is_get => {
                 respond::refusal(session, &respond::method_not_allowed("GET, HEAD")).await;
             }
             "/metrics" => {
+                self.gate.observe_tenants();
                 let metrics = self.metrics.render(&self.bounded);
                 respond::document(session, 200, "text/plain; version=0.0.4; charset=utf-8", metrics).await;
             }
@@ -56,8 +69,12 @@ impl Service for Admin {
                 reasons if reasons.is_empty() => respond::document(session, 200, TEXT, "ok\n").await,
                 reasons => respond::document(session, 503, TEXT, reasons.join("\n") + "\n").await,
             },
+            "/drained" => self.drained(session).await,
+            path if path.starts_with(probes::PATH) => self.app_probe(session).await,
             "/openapi.json" => self.openapi(session).await,
-            path if path == "/executions" || path.starts_with("/executions/") => self.executions(session).await,
+            path if path == "/executions" || path == "/denials" || path.starts_with("/executions/") => {
+                self.executions(session).await
+            }
             _ => respond::refusal(session, &Refusal::new(Code::NotFound, "No such path")).await,
         }
     }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::StartError;
+use crate::config::ledger::PostgresConfig;
 use crate::config::{Config, Mode};
 use crate::execute::Gate;
-use crate::ledger::{self, OpenError, Opening};
+use crate::ledger::{self, OpenError, Opening, Reached};
 use crate::metrics::Metrics;
 
 /// How often a ledger is asked for that another process has.
@@ -31,7 +32,7 @@ fn may_serve(config: &Config, served_clawshield: bool) -> Result<(), StartError>
     if accidental { Err(StartError::AccidentalDemo) } else { Ok(()) }
 }
 
-/// Opens the gate now, or after the check; the channel tells when the check failed.
+/// Opens the gate now, or after the check, or when the database is there; the channel tells when that failed.
 pub(super) fn start(
     opening: Opening,
     config: &Config,
@@ -39,15 +40,19 @@ pub(super) fn start(
     metrics: &Arc<Metrics>,
 ) -> Result<oneshot::Receiver<StartError>, StartError> {
     let (failed, ledger_failed) = oneshot::channel();
-    if opening.needs_check() {
-        tracing::warn!("the ledger was not closed cleanly: it is checked before anything is executed");
-        let (config, gate, metrics) = (config.clone(), gate.clone(), metrics.clone());
-        tokio::task::spawn_blocking(move || match enter(opening, &config, &gate, metrics) {
-            Ok(()) => tracing::info!("the ledger is good"),
-            Err(error) => drop(failed.send(error)),
-        });
-    } else {
-        enter(opening, config, gate, metrics.clone())?;
+    let (config, gate, metrics) = (config.clone(), gate.clone(), metrics.clone());
+    match opening {
+        Opening::Postgres(database) => {
+            tokio::spawn(enter_database(database, config, gate, metrics, failed));
+        }
+        opening if opening.needs_check() => {
+            tracing::warn!("the ledger was not closed cleanly: it is checked before anything is executed");
+            tokio::task::spawn_blocking(move || match enter(opening, &config, &gate, metrics) {
+                Ok(()) => tracing::info!("the ledger is good"),
+                Err(error) => drop(failed.send(error)),
+            });
+        }
+        opening => enter(opening, &config, &gate, metrics)?,
     }
     Ok(ledger_failed)
 }
@@ -63,7 +68,13 @@ pub(super) fn start_later(
     let (failed, ledger_failed) = oneshot::channel();
     let (config, gate, metrics) = (config.clone(), gate.clone(), metrics.clone());
     tokio::task::spawn_blocking(move || {
-        let opened = await_lock(&config, hold_until).and_then(|opening| enter(opening, &config, &gate, metrics));
+        let opened = match await_lock(&config, hold_until) {
+            Ok(Opening::Postgres(database)) => {
+                tokio::spawn(enter_database(database, config, gate, metrics, failed));
+                return;
+            }
+            opened => opened.and_then(|opening| enter(opening, &config, &gate, metrics)),
+        };
         match opened {
             Ok(()) => tracing::info!("the process before this one has let go of the ledger"),
             Err(error) => drop(failed.send(error)),
@@ -89,9 +100,31 @@ fn await_lock(config: &Config, hold_until: Option<Instant>) -> Result<Opening, S
 }
 
 fn enter(opening: Opening, config: &Config, gate: &Gate, metrics: Arc<Metrics>) -> Result<(), StartError> {
-    let clawshield = matches!(config.mode, Mode::ClawShield { .. });
-    gate.set_ledger(opening.start(clawshield, config.clock_skew, metrics, Arc::new(die))?);
+    may_serve(config, opening.served_clawshield()?)?;
+    gate.set_ledger(opening.start(is_clawshield(config), config.clock_skew, metrics, Arc::new(die))?);
     Ok(())
+}
+
+/// In a task, which ends with the runtime: in a thread the wait would go on while that shuts down, and panic.
+async fn enter_database(
+    database: Box<PostgresConfig>,
+    config: Config,
+    gate: Arc<Gate>,
+    metrics: Arc<Metrics>,
+    failed: oneshot::Sender<StartError>,
+) {
+    let reached = match Reached::wait(&database).await {
+        Ok(reached) => may_serve(&config, reached.served_clawshield()).map(|()| reached),
+        Err(error) => Err(error.into()),
+    };
+    match reached {
+        Ok(reached) => gate.set_ledger(reached.start(is_clawshield(&config), config.clock_skew, metrics).await),
+        Err(error) => drop(failed.send(error)),
+    }
+}
+
+fn is_clawshield(config: &Config) -> bool {
+    matches!(config.mode, Mode::ClawShield { .. })
 }
 
 /// After a failed sync or corruption nobody knows what the file holds. Only a new start, which reads it, does.

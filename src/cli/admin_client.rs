@@ -77,6 +77,10 @@ impl AdminAddress {
 }
 
 impl AdminClient {
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(super) fn get(&self, path: &str) -> Result<Value, AskError> {
         self.ask(Method::GET, path, Bytes::new())
     }

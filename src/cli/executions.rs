@@ -8,6 +8,7 @@ use openexec_protocol::canonical::{CanonicalText, Limits};
 use serde_json::Value;
 
 use super::admin_client::{AdminAddress, AskError};
+use super::tail::Tail;
 use super::{USAGE, fail, input};
 
 /// Whom to ask, and for what.
@@ -31,6 +32,8 @@ openexec executions resolve <ID> --as <NAME> --result <FILE>
 enum Command {
     /// List executions, the newest first
     List(List),
+    /// Print executions as they come, and as their states change, until it is interrupted
+    Tail(Tail),
     /// Show one with everything that is known of it, its payload and result included
     Show {
         /// The execution's id, as in `list` and in OpenExec-Execution-Id
@@ -91,6 +94,7 @@ impl Executions {
                 let before = list.before.as_ref().map(|id| format!("&before={id}")).unwrap_or_default();
                 admin.get(&format!("/executions?limit={}{state}{before}", list.limit))
             }
+            Command::Tail(tail) => return tail.run(&admin, self.json),
             Command::Show { id } => admin.get(&format!("/executions/{id}")),
             Command::Resolve(resolve) => match resolve.body() {
                 Ok(body) => admin.post(&format!("/executions/{}/resolve", resolve.id), body),
@@ -98,7 +102,7 @@ impl Executions {
             },
         };
         match asked {
-            Ok(answer) if self.json => println!("{answer:#}"),
+            Ok(answer) if self.json => say!("{answer:#}"),
             Ok(answer) if answer["executions"].is_array() => table(&answer),
             Ok(answer) => details(&answer),
             Err(error) => return explain(&error),
@@ -107,7 +111,7 @@ impl Executions {
     }
 }
 
-fn explain(error: &AskError) -> ExitCode {
+pub(super) fn explain(error: &AskError) -> ExitCode {
     fail(error, error.exit_code())
 }
 
@@ -127,11 +131,11 @@ impl Resolve {
 }
 
 fn table(answer: &Value) {
-    println!("{:<36}  {:<12}  {:<25}  {:<10}  {:<20}  TENANT", "ID", "STATE", "CLAIMED", "RECOVERY", "ACTION");
+    say!("{:<36}  {:<12}  {:<25}  {:<10}  {:<20}  TENANT", "ID", "STATE", "CLAIMED", "RECOVERY", "ACTION");
     let rows = answer["executions"].as_array().map(Vec::as_slice).unwrap_or_default();
     for row in rows {
         let cell = |name: &str| printable(&row[name]);
-        println!(
+        say!(
             "{:<36}  {:<12}  {:<25}  {:<10}  {:<20}  {}",
             cell("id"),
             cell("state"),
@@ -142,18 +146,18 @@ fn table(answer: &Value) {
         );
     }
     if let Some(next) = answer["next"].as_str() {
-        println!("more: --before {next}");
+        say!("more: --before {next}");
     }
 }
 
 fn details(answer: &Value) {
     for (name, value) in answer.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
-        println!("{name:<12} {}", printable(value));
+        say!("{name:<12} {}", printable(value));
     }
 }
 
 /// A client chose some of it: nothing that a terminal would obey.
-fn printable(value: &Value) -> String {
+pub(super) fn printable(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => super::printable(text),

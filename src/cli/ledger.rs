@@ -1,4 +1,4 @@
-//! `openexec ledger`: the ledger's file, checked, copied, moved and fenced.
+//! `openexec ledger`: the ledger, made, checked, copied, moved and fenced.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -13,16 +13,23 @@ use humantime_serde::re::humantime;
 
 use super::{BAD_CONFIGURATION, USAGE, fail};
 use crate::config::env::ProcessEnvironment;
-use crate::config::ledger::{LedgerConfig, SqliteConfig};
-use crate::config::{Config, Mode};
+use crate::config::ledger::LedgerConfig;
+use crate::config::{Config, HMAC_LIFETIME, Mode};
 use crate::ledger::care::{self, CareError};
 
 /// What to do with it.
 #[derive(Subcommand)]
 pub(super) enum Ledger {
+    /// Make the ledger, or bring it to this version
+    ///
+    /// A start does it too, unless ledger.create is false. With PostgreSQL it needs a role that may make tables, which a
+    /// server's need not be.
+    Migrate,
     /// Read all of it: the file's structure, each execution, each receipt, and the anchor beside it
     Check,
-    /// Copy it into a new file, also while a server uses it
+    /// Copy its file into a new one, also while a server uses it
+    ///
+    /// PostgreSQL has tools of its own for that.
     ///
     /// The copy is one state of the ledger, compact, synced and checked. Approvals that are used after it was made are
     /// unused in it: raise the fence when it is put in the ledger's place (openexec ledger fence).
@@ -52,7 +59,7 @@ pub(super) enum Ledger {
     ///
     /// A retry for a forgotten result gets 410 with its receipt. A nonce of a forgotten execution is new again: in demo
     /// mode it would be executed once more; approvals of that time are refused. Unknown outcomes stay. The room is used again; the file does not shrink. No
-    /// server may use the ledger meanwhile.
+    /// server may use a file meanwhile; with PostgreSQL they may.
     #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
     Prune {
         /// Results that were stored longer ago than this, such as 30d
@@ -65,7 +72,7 @@ pub(super) enum Ledger {
     },
     /// Refuse all approvals that were issued before now: after a copy was put in the ledger's place
     ///
-    /// No server may use the ledger meanwhile. The fence never falls.
+    /// No server may use a file meanwhile; with PostgreSQL they may. The fence never falls.
     Fence,
 }
 
@@ -75,13 +82,15 @@ impl Ledger {
             Ok(config) => config,
             Err(error) => return fail(error, BAD_CONFIGURATION),
         };
-        let LedgerConfig::Sqlite(ledger) = &config.ledger else {
-            return fail("memory: is gone with its process: name a file in OPENEXEC_DB_URL", BAD_CONFIGURATION);
-        };
+        let ledger = &config.ledger;
         let done = match self {
+            Ledger::Migrate => care::migrate(ledger).map(|found| {
+                say!("{found}");
+                ExitCode::SUCCESS
+            }),
             Ledger::Check => check(ledger),
             Ledger::Backup { file } => care::backup(ledger, file).map(|bytes| {
-                eprintln!("copied {} into {}: {bytes} bytes", ledger.path.display(), file.display());
+                eprintln!("copied the ledger into {}: {bytes} bytes", file.display());
                 ExitCode::SUCCESS
             }),
             Ledger::Export { file } => export(ledger, file.as_deref()),
@@ -90,7 +99,8 @@ impl Ledger {
                 Err(problem) => return fail(problem, BAD_CONFIGURATION),
             },
             Ledger::Prune { results, executions } => {
-                let least = LONGEST_APPROVAL + 2 * config.clock_skew.to_std().unwrap_or_default();
+                let least = config.max_lifetime.to_std().unwrap_or_default().max(HMAC_LIFETIME)
+                    + 2 * config.clock_skew.to_std().unwrap_or_default();
                 if executions.is_some_and(|time| time < least) {
                     let least = humantime::format_duration(least);
                     return fail(format!("--executions must be at least {least}"), USAGE);
@@ -98,7 +108,7 @@ impl Ledger {
                 prune(ledger, *results, *executions, config.clock_skew)
             }
             Ledger::Fence => care::raise(ledger, config.clock_skew).map(|fence| {
-                println!("approvals issued before {fence} are refused");
+                say!("approvals issued before {fence} are refused");
                 ExitCode::SUCCESS
             }),
         };
@@ -109,21 +119,21 @@ impl Ledger {
     }
 }
 
-fn check(ledger: &SqliteConfig) -> Result<ExitCode, CareError> {
+fn check(ledger: &LedgerConfig) -> Result<ExitCode, CareError> {
     let findings = care::check(ledger)?;
-    println!("{findings}");
+    say!("{findings}");
     for problem in &findings.problems {
         eprintln!("openexec: {problem}");
     }
     Ok(if findings.problems.is_empty() {
-        println!("The ledger is good");
+        say!("The ledger is good");
         ExitCode::SUCCESS
     } else {
         ExitCode::from(74)
     })
 }
 
-fn export(ledger: &SqliteConfig, to: Option<&Path>) -> Result<ExitCode, CareError> {
+fn export(ledger: &LedgerConfig, to: Option<&Path>) -> Result<ExitCode, CareError> {
     let (mut out, file): (Box<dyn Write>, _) = match to {
         None => (Box::new(BufWriter::new(io::stdout().lock())), None),
         Some(path) => {
@@ -144,30 +154,27 @@ fn export(ledger: &SqliteConfig, to: Option<&Path>) -> Result<ExitCode, CareErro
     Ok(ExitCode::SUCCESS)
 }
 
-fn import(ledger: &SqliteConfig, from: &Path, tenant: &str, skew: TimeDelta) -> Result<ExitCode, CareError> {
+fn import(ledger: &LedgerConfig, from: &Path, tenant: &str, skew: TimeDelta) -> Result<ExitCode, CareError> {
     let imported = care::import(ledger, from, tenant, skew)?;
-    println!("imported {} executions into {}", imported.executions, ledger.path.display());
+    say!("imported {} executions into {}", imported.executions, imported.ledger);
     if imported.known > 0 {
-        println!("{} were here already", imported.known);
+        say!("{} were here already", imported.known);
     }
     if imported.unaskable > 0 {
-        println!("{} were left out: their nonces are empty, over 256 bytes or have a U+0000", imported.unaskable);
+        say!("{} were left out: their nonces are empty, over 256 bytes or have a U+0000", imported.unaskable);
     }
     if let Some(fence) = imported.fence {
-        println!("approvals issued before {fence} are refused");
+        say!("approvals issued before {fence} are refused");
     }
     Ok(ExitCode::SUCCESS)
 }
-
-/// The longest that an approval may count.
-const LONGEST_APPROVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn time(text: &str) -> Result<Duration, humantime::DurationError> {
     humantime::parse_duration(text)
 }
 
 fn prune(
-    ledger: &SqliteConfig,
+    ledger: &LedgerConfig,
     results: Option<Duration>,
     executions: Option<Duration>,
     skew: TimeDelta,
@@ -177,9 +184,9 @@ fn prune(
         TimeDelta::from_std(age).ok().and_then(|age| Utc::now().checked_sub_signed(age)).unwrap_or(DateTime::UNIX_EPOCH)
     };
     let pruned = care::prune(ledger, results.map(before), executions.map(before), skew)?;
-    println!("forgot {} executions, and the results of {} others", pruned.executions, pruned.results);
+    say!("forgot {} executions, and the results of {} others", pruned.executions, pruned.results);
     if let Some(fence) = pruned.fence {
-        println!("approvals issued before {fence} are refused");
+        say!("approvals issued before {fence} are refused");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -190,7 +197,9 @@ fn tenant_of(named: Option<&str>, mode: &Mode) -> Result<String, &'static str> {
         (Some(named), _) if openexec_protocol::approval::is_identifier(named) => Ok(named.to_owned()),
         (Some(_), _) => Err("--tenant must be 1 to 128 of the characters A-Z a-z 0-9 . _ ~ -"),
         (None, Mode::Demo { .. }) => Ok(String::new()),
-        (None, Mode::ClawShield { verifier: Ok(verifier) }) => Ok(verifier.tenant_id.clone()),
-        (None, Mode::ClawShield { verifier: Err(_) }) => Err("say whose these executions are: --tenant"),
+        (None, Mode::ClawShield { tenants: Ok(tenants) }) if tenants.len() == 1 => {
+            Ok(tenants[0].verifier.tenant_id.clone())
+        }
+        (None, Mode::ClawShield { .. }) => Err("say whose these executions are: --tenant"),
     }
 }

@@ -7,6 +7,7 @@ use clap::{Args, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config::schema;
+use crate::injector::settings;
 use crate::metrics::reference;
 use crate::openapi;
 
@@ -26,6 +27,8 @@ enum Interface {
     Openapi,
     /// The admin listener, as an OpenAPI 3.1 document
     OpenapiAdmin,
+    /// The settings of `openexec injector`, as a JSON schema
+    Injector,
     /// The metrics, as a page of Markdown
     Metrics,
 }
@@ -43,6 +46,7 @@ impl Schema {
             Interface::Config => schema::text().into_bytes(),
             Interface::Openapi => openapi::CLIENTS.as_bytes().to_vec(),
             Interface::OpenapiAdmin => openapi::ADMIN.as_bytes().to_vec(),
+            Interface::Injector => settings::schema_text().into_bytes(),
             Interface::Metrics => reference::page().into_bytes(),
         })
     }

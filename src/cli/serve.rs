@@ -4,19 +4,18 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
 use super::notify::{self, State};
+use super::signals::Signals;
 use super::{BAD_CONFIGURATION, fail};
 use crate::app::{self, Ending, Parts, Running, StartError};
 use crate::clock::SystemClock;
-use crate::config::Config;
 use crate::config::env::ProcessEnvironment;
+use crate::config::{self, Config};
 use crate::logging;
 use crate::registry::Registry;
 use crate::reload::Watch;
 use crate::takeover::Taken;
+use clap::Args;
 
 /// What the environment may say; it wins over the file.
 pub(super) const ENVIRONMENT: &str = "\
@@ -36,8 +35,21 @@ Environment (it wins over the configuration file):
   OPENEXEC_ADMIN_READ_TOKEN
       who has it reads executions; another token
   OPENEXEC_DB_URL
-      the ledger: `sqlite:///relative.db`, `sqlite:////absolute.db` or
-      `memory:` [default: sqlite:///openexec.db]
+      the ledger: `sqlite:///relative.db`, `sqlite:////absolute.db`,
+      `postgresql://user@host/database`, `memory:`
+      [default: sqlite:///openexec.db]
+  OPENEXEC_DB_PASSWORD
+      the password of its user
+  OPENEXEC_LEDGER_FENCE
+      `auto`, or `always`: approvals from before each start are refused, for
+      ledgers that die with the pod [default: auto]
+  OPENEXEC_UPSTREAM
+      the address of the upstream `app`: http://host:port or unix:/path
+  OPENEXEC_POD_IPS
+      addresses, comma-separated, at which others reach this machine or pod: a
+      service on 127.0.0.1 must not answer there (`bypass_check`)
+  OPENEXEC_APP_PROBES
+      the service's probes, as JSON (`probes`)
   OPENEXEC_ALLOWED_ACTIONS
       what may be executed, comma-separated; unset: all; empty: nothing
   OPENEXEC_LOG
@@ -46,9 +58,10 @@ Environment (it wins over the configuration file):
       `text` or `json` [default: text on a terminal, else json]
   CLAWSHIELD_SECRET_KEY
       the key of HMAC approvals
+  CLAWSHIELD_PUBLIC_KEY
+      the key of Ed25519 approvals, as a PEM text
   CLAWSHIELD_TENANT_ID
       the tenant that is acted for
-  CLAWSHIELD_PUBLIC_KEY
   CLAWSHIELD_BASE_URL
   CLAWSHIELD_API_KEY
       accepted, and not used yet
@@ -120,30 +133,12 @@ impl Serve {
     }
 }
 
-/// SIGTERM, and SIGINT as a terminal sends it.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Self {
-        let on = |kind| signal(kind).expect("SIGTERM and SIGINT can be handled");
-        Signals { terminate: on(SignalKind::terminate()), interrupt: on(SignalKind::interrupt()) }
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 async fn serve(config: Config, path: Option<&Path>, takeover: bool) -> Result<(), StartError> {
     // Before anything is claimed: a signal that comes while the ledger opens must not be lost.
     let mut signals = Signals::new();
-    let mut watch = Watch::start(path, &ProcessEnvironment).expect("SIGHUP can be handled");
+    let watched = path.map(Path::to_owned);
+    let files = move || config::files(watched.as_deref(), &ProcessEnvironment);
+    let mut watch = Watch::start(files).expect("SIGHUP can be handled");
     let taken = match &config.startup.takeover_socket {
         Some(socket) if takeover => Taken::ask(socket)?,
         _ => None,
@@ -166,7 +161,7 @@ async fn serve(config: Config, path: Option<&Path>, takeover: bool) -> Result<()
                     return Ok(());
                 }
             },
-            () = watch.changed(&ProcessEnvironment) => reload(&mut running, path),
+            () = watch.changed() => reload(&mut running, path),
         }
     }
 }

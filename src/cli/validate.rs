@@ -13,11 +13,11 @@ pub(super) fn run(path: Option<&Path>) -> ExitCode {
             for warning in &config.warnings {
                 eprintln!("warning: {warning}");
             }
-            if let Mode::ClawShield { verifier: Err(missing) } = config.mode {
+            if let Mode::ClawShield { tenants: Err(missing) } = config.mode {
                 eprintln!("warning: {missing} is not set: the server would refuse everything");
             }
             let places: Vec<_> = config.listen.iter().map(|listener| listener.place.to_string()).collect();
-            println!("The configuration is good: {} mode on {}", config.mode.as_str(), places.join(", "));
+            say!("The configuration is good: {} mode on {}", config.mode.as_str(), places.join(", "));
             ExitCode::SUCCESS
         }
         Err(error) => fail(error, BAD_CONFIGURATION),

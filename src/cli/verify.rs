@@ -20,7 +20,7 @@ const ANSWER_LIMITS: Limits = Limits { depth: 128, nodes: 10_000_000 };
 pub(super) enum Verify {
     /// Go through every check of a request's approval, a line a check
     ///
-    /// With the server's configuration and environment, CLAWSHIELD_SECRET_KEY and CLAWSHIELD_TENANT_ID above all. Only
+    /// With the server's configuration and environment, its tenants and their keys above all. Only
     /// the server's ledger knows whether the approval was used already. Exit code 78 if the configuration is not good.
     Approval {
         /// The request with its `approval_artifact`; `-` reads standard input
@@ -58,9 +58,9 @@ fn approval(path: &Path, config: Option<&Path>) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(error, BAD_CONFIGURATION),
     };
-    let verifier = match &config.mode {
-        Mode::ClawShield { verifier: Ok(verifier) } => verifier,
-        Mode::ClawShield { verifier: Err(missing) } => {
+    let tenants = match &config.mode {
+        Mode::ClawShield { tenants: Ok(tenants) } => tenants,
+        Mode::ClawShield { tenants: Err(missing) } => {
             return fail(format!("{missing} not configured"), BAD_CONFIGURATION);
         }
         Mode::Demo { .. } => return fail("demo mode ignores approvals", BAD_CONFIGURATION),
@@ -72,30 +72,48 @@ fn approval(path: &Path, config: Option<&Path>) -> ExitCode {
             Ok(detail) => ("yes", detail),
             Err(problem) => ("NO ", problem),
         };
-        println!("{mark}  {question}{}{detail}", if detail.is_empty() { "" } else { ": " });
+        say!("{mark}  {question}{}{detail}", if detail.is_empty() { "" } else { ": " });
     };
     let request = Request::parse(&body, config.limits.json);
     line("the request can be read in one way only", request.as_ref().map(|_| String::new()).map_err(|e| e.to_string()));
     if let Ok(request) = &request {
-        println!("     its action hash is {}", request.action_hash().as_str());
+        say!("     its action hash is {}", request.action_hash().as_str());
         let registered = config.actions.contains_key(request.action());
         line("the action is registered", if registered { Ok(String::new()) } else { Err("Unknown action".to_owned()) });
         match request.artifact() {
             None => line("there is an approval", Err("ClawShield mode requires an approval artifact".to_owned())),
             Some(artifact) => {
-                for (step, outcome) in approval::explain(artifact, request.action_hash(), verifier) {
+                let named = tenants.iter().find(|tenant| tenant.verifier.tenant_id == artifact.tenant_id);
+                let tenant = named.or(tenants.first()).expect("there is one at least");
+                if named.is_none() && tenants.len() > 1 {
+                    line(
+                        "the tenant is one of the server's",
+                        Err(format!("no tenant {:?} is configured", artifact.tenant_id)),
+                    );
+                }
+                if let Some(kid) = &artifact.kid
+                    && !tenant.verifier.keys.iter().any(|key| key.id.as_ref() == Some(kid))
+                {
+                    line("the tenant has the key that is named", Err(format!("no key {kid:?} is configured")));
+                }
+                let (verifier, now) = (&tenant.verifier, Utc::now());
+                for (step, outcome) in approval::explain(artifact, request.action_hash(), verifier, now) {
                     line(step.question(), outcome.map(|()| String::new()).map_err(|e| e.to_string()));
                 }
-                match approval::authenticate(artifact, request.action_hash(), verifier) {
-                    Ok(authentic) => line(
-                        "it is fresh now",
-                        authentic
-                            .check_time(Utc::now(), config.clock_skew)
-                            .map(|_| String::new())
-                            .map_err(|e| e.to_string()),
-                    ),
-                    Err(_) => println!("---  it is fresh now: asked only of an authentic approval"),
+                match approval::authenticate(artifact, request.action_hash(), verifier, now) {
+                    Ok(authentic) => {
+                        let key = authentic.key_id().map(|id| format!("by the key {id}")).unwrap_or_default();
+                        let time = authentic.check_time(now, config.clock_skew, config.max_lifetime);
+                        line("it is fresh now", time.map(|_| key).map_err(|e| e.to_string()));
+                    }
+                    Err(_) => say!("---  it is fresh now: asked only of an authentic approval"),
                 }
+                let allowed = &tenant.allowed_actions;
+                let allows = allowed.as_ref().is_none_or(|allowed| allowed.contains(request.action()));
+                line(
+                    "the tenant may do it",
+                    if allows { Ok(String::new()) } else { Err("not in the tenant's allow-list".to_owned()) },
+                );
             }
         }
         let allowed = config.allowed_actions.as_ref().is_none_or(|allowed| allowed.contains(request.action()));
@@ -103,7 +121,7 @@ fn approval(path: &Path, config: Option<&Path>) -> ExitCode {
             "the action is allowed",
             if allowed { Ok(String::new()) } else { Err("not in the execution allow-list".to_owned()) },
         );
-        println!(
+        say!(
             "     whether it was used already, or was issued before the ledger's fence, only the server's ledger knows"
         );
     }
@@ -133,7 +151,7 @@ fn receipt(path: &Path) -> ExitCode {
     let result =
         CanonicalText::parse(result.as_bytes(), ANSWER_LIMITS).expect("a member of canonical text is canonical");
     let valid = receipt::verify(id, ResultText::from(&result).as_str(), claimed);
-    println!(
+    say!(
         "{}",
         if valid {
             "valid: this is the result of that execution"

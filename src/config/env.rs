@@ -16,6 +16,16 @@ pub const ADMIN_TOKEN: &str = "OPENEXEC_ADMIN_TOKEN";
 pub const ADMIN_READ_TOKEN: &str = "OPENEXEC_ADMIN_READ_TOKEN";
 /// The ledger.
 pub const DB_URL: &str = "OPENEXEC_DB_URL";
+/// The password of the ledger's PostgreSQL.
+pub const DB_PASSWORD: &str = "OPENEXEC_DB_PASSWORD";
+/// `auto` or `always`: when the ledger's fence is raised.
+pub const LEDGER_FENCE: &str = "OPENEXEC_LEDGER_FENCE";
+/// The address of the upstream `app`.
+pub const UPSTREAM: &str = "OPENEXEC_UPSTREAM";
+/// Addresses at which others reach this machine or pod, comma-separated.
+pub const POD_IPS: &str = "OPENEXEC_POD_IPS";
+/// The service's probes, as JSON.
+pub const APP_PROBES: &str = "OPENEXEC_APP_PROBES";
 /// Actions that may be executed, comma-separated; unset: every registered one; empty: none.
 pub const ALLOWED_ACTIONS: &str = "OPENEXEC_ALLOWED_ACTIONS";
 /// The log's filter, in the syntax of `tracing_subscriber::EnvFilter`.
@@ -62,7 +72,7 @@ pub const OTEL_RESOURCE: &str = "OTEL_RESOURCE_ATTRIBUTES";
 pub const OTEL_QUEUE: &str = "OTEL_BSP_MAX_QUEUE_SIZE";
 
 /// All that are read.
-pub const ALL: [&str; 29] = [
+pub const ALL: [&str; 34] = [
     MODE,
     CONFIG,
     LISTEN,
@@ -70,6 +80,11 @@ pub const ALL: [&str; 29] = [
     ADMIN_TOKEN,
     ADMIN_READ_TOKEN,
     DB_URL,
+    DB_PASSWORD,
+    LEDGER_FENCE,
+    UPSTREAM,
+    POD_IPS,
+    APP_PROBES,
     ALLOWED_ACTIONS,
     LOG,
     LOG_FORMAT,
@@ -95,8 +110,17 @@ pub const ALL: [&str; 29] = [
 ];
 
 /// Those that may also be in a file, which `NAME_FILE` names.
-pub const SECRETS: [&str; 7] =
-    [SECRET_KEY, PUBLIC_KEY, API_KEY, ADMIN_TOKEN, ADMIN_READ_TOKEN, OTEL_HEADERS, OTEL_TRACES_HEADERS];
+pub const SECRETS: [&str; 9] = [
+    SECRET_KEY,
+    PUBLIC_KEY,
+    API_KEY,
+    ADMIN_TOKEN,
+    ADMIN_READ_TOKEN,
+    DB_URL,
+    DB_PASSWORD,
+    OTEL_HEADERS,
+    OTEL_TRACES_HEADERS,
+];
 
 /// Variables by name, so that tests need no process environment.
 pub trait Environment {
@@ -106,13 +130,15 @@ pub trait Environment {
     /// The value of a secret: from the variable, or from the file that `NAME_FILE` names, less one trailing newline.
     ///
     /// # Errors
-    /// Both set, or a file that cannot be read.
+    /// Both set, or a file that cannot be read or holds nothing.
     fn secret(&self, name: &str) -> Result<Option<String>, String> {
         let file_variable = format!("{name}_FILE");
         match (self.get(name), self.get(&file_variable)) {
             (Some(_), Some(_)) => Err(format!("{name} and {file_variable} are both set: keep one")),
             (value, None) => Ok(value),
             (None, Some(path)) => match std::fs::read_to_string(&path) {
+                // A file that is being written: as if it were not set, everything would be refused meanwhile.
+                Ok(text) if text.trim().is_empty() => Err(format!("{file_variable}: {path} is empty")),
                 Ok(text) => Ok(Some(
                     text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t)).unwrap_or(&text).to_owned(),
                 )),

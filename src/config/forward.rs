@@ -383,12 +383,17 @@ impl Check {
     }
 
     /// An allow-list may name what is not there: it is a mistake all the same.
-    pub(super) fn allowed(&mut self, allowed: Option<&HashSet<String>>, actions: &BTreeMap<String, ActionConfig>) {
+    pub(super) fn allowed(
+        &mut self,
+        list: &str,
+        allowed: Option<&HashSet<String>>,
+        actions: &BTreeMap<String, ActionConfig>,
+    ) {
         let mut unknown: Vec<&String> =
             allowed.into_iter().flatten().filter(|name| !actions.contains_key(*name)).collect();
         unknown.sort();
         for name in unknown {
-            self.warnings.push(format!("the allow-list names {name:?}, which is no action"));
+            self.warnings.push(format!("{list} names {name:?}, which is no action"));
         }
     }
 }

@@ -17,6 +17,8 @@ pub struct Listener {
     pub place: Place,
     /// Certificates, ours and theirs.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Clients must show certificates of a known authority.
+    pub asks_for_certificates: bool,
 }
 
 /// Where a listener is.
@@ -36,7 +38,7 @@ pub enum Place {
 impl Listener {
     /// Without TLS.
     pub fn plain(place: Place) -> Self {
-        Listener { place, tls: None }
+        Listener { place, tls: None, asks_for_certificates: false }
     }
 }
 
@@ -96,6 +98,7 @@ impl Check {
             raw::Listener::Full(typed) => typed,
         };
         let place = self.place(&format!("{member}.address"), &typed.address, typed.mode.as_deref());
+        let asks_for_certificates = typed.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let tls = typed.tls.map(|typed| {
             tls::server_config(
                 &typed.certificate,
@@ -106,7 +109,7 @@ impl Check {
             )
             .map_err(|error| self.problem(format!("{member}.tls: {error}")))
         });
-        Some(Listener { place: place?, tls: tls.transpose().ok()? })
+        Some(Listener { place: place?, tls: tls.transpose().ok()?, asks_for_certificates })
     }
 
     fn place(&mut self, member: &str, address: &str, mode: Option<&str>) -> Option<Place> {

@@ -2,19 +2,27 @@
 //! behind this point sees either.
 
 pub mod action;
+mod callers;
 pub mod env;
 mod forward;
 pub mod ledger;
 mod limits;
 pub mod listener;
 mod locate;
+pub mod pod;
 mod raw;
+mod retention;
 pub mod schema;
 pub mod telemetry;
+mod tenants;
 pub mod upstream;
 
+pub use callers::Caller;
 pub use limits::Limits;
 pub use raw::OnMismatch;
+pub(crate) use raw::Time;
+pub use retention::{HMAC_LIFETIME, Retention};
+pub use tenants::{Rate, Tenant};
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
@@ -23,15 +31,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use openexec_protocol::approval::{HmacKey, Verifier, is_identifier};
+use humantime_serde::re::humantime::format_duration;
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
 use tracing_subscriber::EnvFilter;
 
 use self::action::{ActionConfig, PassRule};
 use self::env::Environment;
-use self::ledger::{DatabaseUrl, LedgerConfig, SqliteConfig};
+use self::ledger::LedgerConfig;
 use self::listener::{Listener, Place};
 use self::locate::Lines;
+use self::pod::{AppProbe, BypassCheck};
 use self::telemetry::TracesConfig;
 use self::upstream::UpstreamConfig;
 use crate::admin::AdminTokens;
@@ -51,6 +62,10 @@ pub struct Config {
     pub ledger: LedgerConfig,
     /// How far clocks may be apart.
     pub clock_skew: TimeDelta,
+    /// How long an approval may live that says so itself.
+    pub max_lifetime: TimeDelta,
+    /// Who may send requests; empty: whoever reaches the listener.
+    pub callers: Vec<Caller>,
     /// Retries and duplicates.
     pub replay: Replay,
     /// Actions that may be executed; `None`: every registered one.
@@ -61,10 +76,16 @@ pub struct Config {
     pub actions: BTreeMap<String, ActionConfig>,
     /// Requests that are let through as they are.
     pub passthrough: Vec<PassRule>,
+    /// Ways past the gate that there must not be.
+    pub bypass_check: BypassCheck,
+    /// Probes of the service, by the path below `/probes/` that asks them.
+    pub probes: BTreeMap<String, AppProbe>,
     /// Where traces go; `None`: nowhere.
     pub traces: Option<TracesConfig>,
     /// Bounds on everything that a client can make big or slow.
     pub limits: Limits,
+    /// How long what was executed is remembered.
+    pub retention: Retention,
     /// The stop.
     pub shutdown: Shutdown,
     /// The start.
@@ -83,8 +104,8 @@ pub enum Mode {
     },
     /// Nothing is executed without a signed approval.
     ClawShield {
-        /// `Err` names the variable that is missing: the server then refuses everything.
-        verifier: Result<Verifier, &'static str>,
+        /// Whom it acts for. `Err` names the variable that is missing: the server then refuses everything.
+        tenants: Result<Vec<Tenant>, &'static str>,
     },
 }
 
@@ -202,6 +223,14 @@ pub fn admin_listen(path: Option<&Path>) -> Result<SocketAddr, ConfigError> {
 
 /// The file, and its text.
 fn read(path: &Path) -> Result<(raw::File, String), ConfigError> {
+    read_as(path).map(|(file, text)| (file.unwrap_or_default(), text))
+}
+
+/// A file of YAML with these members and no others, and its text; `None`: it is empty.
+///
+/// # Errors
+/// It cannot be read, is no YAML, or has other members, each with its line.
+pub(crate) fn read_as<T: DeserializeOwned + JsonSchema>(path: &Path) -> Result<(Option<T>, String), ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|e| ConfigError(vec![format!("{}: {e}", path.display())]))?;
     // Without the piece of the file around it, which the log need not have.
     let no_yaml = |e: serde_saphyr::Error| {
@@ -210,18 +239,18 @@ fn read(path: &Path) -> Result<(raw::File, String), ConfigError> {
     };
     let value: serde_json::Value = serde_saphyr::from_str(&text).map_err(no_yaml)?;
     if value.is_null() {
-        return Ok((raw::File::default(), text));
+        return Ok((None, text));
     }
     // The types stop at the first member that does not fit; the schema, which is made from them, shows all.
-    let misfits = schema::misfits(&value);
+    let misfits = schema::misfits::<T>(&value);
     if !misfits.is_empty() {
         return Err(located(misfits, Some(path), &text));
     }
-    Ok((serde_saphyr::from_str(&text).map_err(no_yaml)?, text))
+    Ok((Some(serde_saphyr::from_str(&text).map_err(no_yaml)?), text))
 }
 
 /// Puts the file and the line before each problem with a member of it.
-fn located(problems: Vec<String>, path: Option<&Path>, text: &str) -> ConfigError {
+pub(crate) fn located(problems: Vec<String>, path: Option<&Path>, text: &str) -> ConfigError {
     let Some(path) = path else { return ConfigError(problems) };
     let lines = Lines::of(text);
     let locate = |problem: String| match lines.find(&problem) {
@@ -243,7 +272,7 @@ struct Check {
 }
 
 impl Check {
-    fn config(&mut self, file: raw::File, environment: &impl Environment) -> Option<Config> {
+    fn config(&mut self, mut file: raw::File, environment: &impl Environment) -> Option<Config> {
         for name in env::ALL {
             if environment.get(name).is_some_and(|value| value.contains('\u{fffd}')) {
                 self.problems.push(format!("{name} is not UTF-8"));
@@ -260,14 +289,22 @@ impl Check {
         for (member, time) in times {
             self.time(member, time.unwrap_or_default(), Duration::ZERO);
         }
-        let mode = self.mode(&file, environment);
-        let listen = self.listeners(environment.get(env::LISTEN), file.listen);
+        let mut mode = self.mode(&mut file, environment);
+        // The image's own can be emptied by whoever runs it, and not taken away.
+        let listen = self.listeners(environment.get(env::LISTEN).filter(|text| !text.is_empty()), file.listen);
         let admin = self.address(environment, env::ADMIN_LISTEN, "admin.listen", file.admin.listen, ADMIN_LISTEN);
         let ledger = self.ledger(environment, file.ledger);
         let admin_tokens = self.admin_tokens(environment);
         let limits = self.limits(file.limits);
-        let clawshield = matches!(mode, Some(Mode::ClawShield { .. }));
-        let on_mismatch = self.on_mismatch(file.replay.on_mismatch, clawshield);
+        if let Some(Mode::ClawShield { tenants: Ok(tenants) }) = &mut mode {
+            self.shares(tenants, limits.in_flight);
+        }
+        if file.callers.as_ref().is_some_and(BTreeMap::is_empty) {
+            self.problems.push("callers names nobody: leave it out, and nobody is asked who it is".to_owned());
+        }
+        let callers = self.callers(file.callers.unwrap_or_default(), mode.as_ref(), &listen);
+        let is_strict = matches!(mode, Some(Mode::ClawShield { .. })) || !callers.is_empty();
+        let on_mismatch = self.on_mismatch(file.replay.on_mismatch, is_strict);
         let allowed_actions = environment
             .get(env::ALLOWED_ACTIONS)
             .map(|list| list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
@@ -275,12 +312,29 @@ impl Check {
         if file.startup.takeover_socket.as_ref().is_some_and(|path| !path.is_absolute()) {
             self.problems.push("startup.takeover_socket must be a whole path".to_owned());
         }
+        self.app(environment, &mut file.upstreams);
         let upstreams = self.upstreams(file.upstreams);
         let actions = self.actions(file.actions, &upstreams);
         self.room_for_answers(&limits, &actions);
+        self.leases(ledger.as_ref(), &actions);
         let passthrough = self.passthrough(file.passthrough, &upstreams, &actions);
-        self.allowed(allowed_actions.as_ref(), &actions);
+        let bypass_check = self.bypass(environment, file.bypass_check, &upstreams);
+        let probes = self.probes(environment, file.probes);
+        self.allowed("the allow-list", allowed_actions.as_ref(), &actions);
+        if let Some(Mode::ClawShield { tenants: Ok(tenants) }) = &mode {
+            for Tenant { verifier, allowed_actions, .. } in tenants {
+                let list = format!("tenants.{}.allowed_actions", verifier.tenant_id);
+                self.allowed(&list, allowed_actions.as_ref(), &actions);
+            }
+        }
+        for caller in &callers {
+            self.allowed(&format!("callers.{}.actions", caller.name), caller.actions.as_ref(), &actions);
+        }
         let traces = self.traces(environment, file.telemetry.traces);
+        let clock_skew = file.approval.clock_skew.unwrap_or(Duration::from_secs(30));
+        let max_lifetime = self.max_lifetime(&file.approval);
+        let in_memory = matches!(ledger, Some(LedgerConfig::Memory { .. }));
+        let retention = self.retention(file.retention, max_lifetime, clock_skew, in_memory);
         let (mode, admin_listen, ledger) = (mode?, admin?, ledger?);
         if let Mode::Demo { by_name: false } = mode {
             self.accidental_demo(&listen, environment);
@@ -295,7 +349,9 @@ impl Check {
             admin_listen,
             admin_tokens,
             ledger,
-            clock_skew: delta(file.approval.clock_skew.unwrap_or(Duration::from_secs(30))),
+            clock_skew: delta(clock_skew),
+            max_lifetime: delta(max_lifetime),
+            callers,
             replay: Replay {
                 on_mismatch,
                 wait: file.replay.wait.unwrap_or(Duration::from_secs(10)),
@@ -305,8 +361,11 @@ impl Check {
             upstreams,
             actions,
             passthrough,
+            bypass_check,
+            probes,
             traces,
             limits,
+            retention,
             shutdown: Shutdown {
                 delay: file.shutdown.delay.unwrap_or(Duration::ZERO),
                 timeout: file.shutdown.timeout.unwrap_or(Duration::from_secs(30)),
@@ -319,50 +378,27 @@ impl Check {
         })
     }
 
-    fn mode(&mut self, file: &raw::File, environment: &impl Environment) -> Option<Mode> {
+    fn mode(&mut self, file: &mut raw::File, environment: &impl Environment) -> Option<Mode> {
         let (name, source) = match environment.get(env::MODE) {
             Some(name) => (Some(name), env::MODE),
             None => (file.mode.clone(), "mode"),
         };
+        if name.as_deref() != Some("clawshield") && !file.tenants.is_empty() {
+            self.problems.push(
+                "tenants have a meaning in ClawShield mode only: set mode: clawshield, or OPENEXEC_MODE".to_owned(),
+            );
+        }
         match name.as_deref() {
             None => Some(Mode::Demo { by_name: false }),
             Some("demo") => Some(Mode::Demo { by_name: true }),
-            Some("clawshield") => Some(Mode::ClawShield { verifier: self.verifier(environment) }),
+            Some("clawshield") => {
+                Some(Mode::ClawShield { tenants: self.tenants(environment, std::mem::take(&mut file.tenants)) })
+            }
             Some(_) => {
                 self.problems.push(format!("{source} must be `demo` or `clawshield`"));
                 None
             }
         }
-    }
-
-    fn verifier(&mut self, environment: &impl Environment) -> Result<Verifier, &'static str> {
-        let mut secret = |name| {
-            environment.secret(name).unwrap_or_else(|problem| {
-                self.problems.push(problem);
-                None
-            })
-        };
-        let key = secret(env::SECRET_KEY).filter(|key| !key.is_empty()).map(SecretString::from);
-        let public_key = secret(env::PUBLIC_KEY);
-        let _unused_but_readable = secret(env::API_KEY);
-        let tenant = environment.get(env::TENANT_ID).filter(|tenant| !tenant.is_empty());
-        if public_key.is_some() {
-            self.warnings
-                .push(format!("{} is set, but this version does not verify Ed25519 approvals", env::PUBLIC_KEY));
-        }
-        if let Some(tenant) = tenant.as_deref().filter(|tenant| !is_identifier(tenant)) {
-            let length = tenant.len();
-            self.problems.push(format!(
-                "{} must be 1 to 128 of the characters A-Z a-z 0-9 . _ ~ - (it has {length} bytes)",
-                env::TENANT_ID
-            ));
-        }
-        let key = key.ok_or(env::SECRET_KEY)?;
-        if key.expose_secret().len() < 32 {
-            self.warnings.push(format!("{} is shorter than 32 bytes, which is weak", env::SECRET_KEY));
-        }
-        let hmac_key = Some(HmacKey::new(key.expose_secret().as_bytes()));
-        Ok(Verifier { tenant_id: tenant.ok_or(env::TENANT_ID)?, hmac_key })
     }
 
     fn admin_tokens(&mut self, environment: &impl Environment) -> AdminTokens {
@@ -405,42 +441,10 @@ impl Check {
             .ok()
     }
 
-    fn ledger(&mut self, environment: &impl Environment, file: raw::Ledger) -> Option<LedgerConfig> {
-        let (url, source) = match (environment.get(env::DB_URL), file.url) {
-            (Some(url), _) => (url, env::DB_URL),
-            (None, Some(url)) => (url, "ledger.url"),
-            (None, None) => ("sqlite:///openexec.db".to_owned(), "ledger.url"),
-        };
-        let fence = file.fence.unwrap_or_default();
-        match DatabaseUrl::parse(&url) {
-            Ok(DatabaseUrl::Memory) => {
-                Some(LedgerConfig::Memory { max_bytes: file.memory_bytes.unwrap_or(256 << 20), fence })
-            }
-            Ok(DatabaseUrl::Sqlite(path)) => {
-                let beside = || {
-                    let mut name = path.clone().into_os_string();
-                    name.push(".anchor");
-                    PathBuf::from(name)
-                };
-                Some(LedgerConfig::Sqlite(SqliteConfig {
-                    anchor: file.anchor.unwrap_or_else(beside),
-                    path,
-                    create: file.create.unwrap_or(true),
-                    fence,
-                    cache_bytes: file.cache_bytes.unwrap_or(64 << 20),
-                    min_free_bytes: file.min_free_bytes.unwrap_or(64 << 20),
-                }))
-            }
-            Err(problem) => {
-                self.problems.push(format!("{source} {problem}"));
-                None
-            }
-        }
-    }
-
     fn time(&mut self, member: &str, time: Duration, least: Duration) {
         if time < least || time > LONGEST {
-            self.problems.push(format!("{member} must be between {least:?} and {LONGEST:?}"));
+            let (least, most) = (format_duration(least), format_duration(LONGEST));
+            self.problems.push(format!("{member} must be between {least} and {most}"));
         }
     }
 
@@ -453,11 +457,12 @@ impl Check {
         }
     }
 
-    fn on_mismatch(&mut self, typed: Option<OnMismatch>, clawshield: bool) -> OnMismatch {
-        if clawshield && typed == Some(OnMismatch::Original) {
-            self.problems.push("replay.on_mismatch may be `original` in demo mode only".to_owned());
+    /// `original` gives the answer of another request: to whoever asks, where callers may ask for some actions only.
+    fn on_mismatch(&mut self, typed: Option<OnMismatch>, is_strict: bool) -> OnMismatch {
+        if is_strict && typed == Some(OnMismatch::Original) {
+            self.problems.push("replay.on_mismatch may be `original` in demo mode only, without callers".to_owned());
         }
-        typed.unwrap_or(if clawshield { OnMismatch::Reject } else { OnMismatch::Original })
+        typed.unwrap_or(if is_strict { OnMismatch::Reject } else { OnMismatch::Original })
     }
 
     /// Demo mode approves everything, so nobody must get it by forgetting a variable.

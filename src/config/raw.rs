@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use openexec_protocol::approval::Form;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
@@ -21,20 +22,26 @@ pub(super) struct File {
     pub admin: Admin,
     pub ledger: Ledger,
     pub approval: Approval,
+    pub tenants: BTreeMap<String, Tenant>,
+    /// Absent: nobody is asked.
+    pub callers: Option<BTreeMap<String, Caller>>,
     pub replay: Replay,
     pub allowed_actions: Option<Vec<String>>,
     pub upstreams: BTreeMap<String, Upstream>,
     /// Absent: the built-in ones.
     pub actions: Option<BTreeMap<String, Action>>,
     pub passthrough: Vec<PassRule>,
+    pub bypass_check: BypassCheck,
+    pub probes: BTreeMap<String, AppProbe>,
     pub telemetry: Telemetry,
     pub limits: Limits,
+    pub retention: Retention,
     pub shutdown: Shutdown,
     pub startup: Startup,
 }
 
 /// How long, for the schema alone.
-struct Time;
+pub(crate) struct Time;
 
 impl JsonSchema for Time {
     fn schema_name() -> std::borrow::Cow<'static, str> {
@@ -59,6 +66,7 @@ impl File {
                 files.extend([&tls.certificate, &tls.key].into_iter().chain(&tls.client_ca).cloned());
             }
         }
+        files.extend(self.tenants.values().flat_map(|tenant| &tenant.keys).map(|key| key.file.clone()));
         for tls in self.upstreams.values().filter_map(|upstream| upstream.tls.as_ref()) {
             files.extend([&tls.ca, &tls.certificate, &tls.key].into_iter().flatten().cloned());
         }
@@ -92,6 +100,27 @@ pub(super) struct Ledger {
     pub cache_bytes: Option<usize>,
     pub min_free_bytes: Option<u64>,
     pub memory_bytes: Option<usize>,
+    pub password_file: Option<PathBuf>,
+    pub tls: LedgerTls,
+    pub connections: Option<usize>,
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
+    pub connect_timeout: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
+    pub statement_timeout: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
+    pub lease: Option<Duration>,
+    pub require_synchronous: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct LedgerTls {
+    pub ca: Option<PathBuf>,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -100,6 +129,60 @@ pub(super) struct Approval {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Option<Time>")]
     pub clock_skew: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
+    pub max_lifetime: Option<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tenant {
+    pub keys: Vec<Key>,
+    pub allowed_actions: Option<Vec<String>>,
+    pub rate: Option<Rate>,
+    pub in_flight: Option<usize>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rate {
+    pub per_second: u32,
+    pub burst: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Caller {
+    pub token_sha256: Vec<String>,
+    pub certificate_names: Vec<String>,
+    pub tenant: Option<String>,
+    pub actions: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Key {
+    pub id: String,
+    pub form: KeyForm,
+    pub file: PathBuf,
+    pub not_before: Option<String>,
+    pub not_after: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum KeyForm {
+    Hmac,
+    Ed25519,
+}
+
+impl From<KeyForm> for Form {
+    fn from(form: KeyForm) -> Self {
+        match form {
+            KeyForm::Hmac => Form::Hmac,
+            KeyForm::Ed25519 => Form::Ed25519,
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -317,6 +400,27 @@ pub(super) struct PassRule {
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct BypassCheck {
+    pub addresses: Vec<String>,
+    pub ports: Vec<u16>,
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
+    pub interval: Option<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct AppProbe {
+    pub address: String,
+    pub path: Option<String>,
+    pub headers: BTreeMap<String, String>,
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
+    pub timeout: Option<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Telemetry {
     pub traces: Traces,
 }
@@ -359,6 +463,18 @@ pub(super) struct Limits {
     pub connection_requests: Option<u32>,
     pub in_flight: Option<usize>,
     pub buffered_bytes: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Retention {
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
+    pub results: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Time>")]
+    pub tombstones: Option<Duration>,
+    pub denials: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -3,6 +3,7 @@
 use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::paths::{Location, LocationSegment};
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
@@ -10,14 +11,21 @@ use super::raw;
 
 /// As `openexec schema` prints it.
 pub fn text() -> String {
-    let mut text = serde_json::to_string_pretty(&schema()).expect("a schema is JSON");
+    print::<raw::File>("The configuration of OpenExec")
+}
+
+/// Another file's.
+pub(crate) fn print<T: JsonSchema>(title: &str) -> String {
+    let mut schema = schema::<T>();
+    schema["title"] = title.into();
+    let mut text = serde_json::to_string_pretty(&schema).expect("a schema is JSON");
     text.push('\n');
     text
 }
 
 /// Every member that is unknown, or of the wrong kind. Their values are not repeated: they may be secrets.
-pub(super) fn misfits(file: &Value) -> Vec<String> {
-    let validator = jsonschema::validator_for(&schema()).expect("the schema of our own types is one");
+pub(super) fn misfits<T: JsonSchema>(file: &Value) -> Vec<String> {
+    let validator = jsonschema::validator_for(&schema::<T>()).expect("the schema of our own types is one");
     validator.iter_errors(file).flat_map(|error| explain(&error)).collect()
 }
 
@@ -73,8 +81,6 @@ fn member(location: &Location) -> String {
     member
 }
 
-fn schema() -> Value {
-    let mut schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<raw::File>().to_value();
-    schema["title"] = "The configuration of OpenExec".into();
-    schema
+fn schema<T: JsonSchema>() -> Value {
+    SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>().to_value()
 }

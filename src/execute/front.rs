@@ -14,21 +14,21 @@ use pingora::http::{Method, RequestHeader};
 use pingora::protocols::http::ServerSession;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::caller::Caller;
 use super::intake::{self, Body, Bounds};
-use super::{Gate, Report, Rules, respond};
+use super::{Gate, Report, Rules, early, respond};
 use crate::VERSION;
-use crate::listen::{LINGER_BYTES, LINGER_TIME, Service};
+use crate::listen::{Peer, Service};
 use crate::metrics::Metrics;
 use crate::openapi;
 
 /// The paths that are answered here, whatever is let through.
 pub const PATHS: [&str; 7] = ["/execute", "/receipts/verify", "/", "/health", "/ready", "/version", "/openapi.json"];
 
-/// Bytes of an unread body that are thrown away so that its connection can be used again.
-const SMALL: usize = 64 << 10;
+/// Those that need no caller: nothing is done there, and probes have none.
+const OPEN: [&str; 5] = ["/", "/health", "/ready", "/version", "/openapi.json"];
 
 /// Answers the main listener's requests.
 pub struct Front {
@@ -44,7 +44,7 @@ impl Front {
 
 #[async_trait]
 impl Service for Front {
-    async fn serve(&self, session: &mut ServerSession) {
+    async fn serve(&self, session: &mut ServerSession, peer: &Peer) {
         let rules = self.gate.rules();
         if rules.loopback_names_only && !is_for_loopback(session.req_header()) {
             let detail = "The Host is not a loopback name, and demo mode by default answers to no other";
@@ -53,8 +53,15 @@ impl Service for Front {
         let header = session.req_header();
         let (is_post, is_get) =
             (header.method == Method::POST, header.method == Method::GET || header.method == Method::HEAD);
+        let caller = match header.uri.path() {
+            path if OPEN.contains(&path) => None,
+            _ => match identify(session, &rules, peer) {
+                Ok(caller) => caller,
+                Err(refusal) => return self.refuse(session, refusal).await,
+            },
+        };
         match header.uri.path() {
-            "/execute" if is_post => self.execute(session, rules).await,
+            "/execute" if is_post => self.execute(session, rules, peer).await,
             "/receipts/verify" if is_post => self.verify_receipt(session, &rules).await,
             "/execute" | "/receipts/verify" => self.refuse(session, respond::method_not_allowed("POST")).await,
             "/" if is_get => document(session, 200, identity()).await,
@@ -67,7 +74,7 @@ impl Service for Front {
             "/" | "/health" | "/ready" | "/version" | "/openapi.json" => {
                 self.refuse(session, respond::method_not_allowed("GET, HEAD")).await
             }
-            _ => self.pass(session, &rules).await,
+            _ => self.pass(session, &rules, caller).await,
         }
     }
 }
@@ -77,7 +84,7 @@ impl Front {
         refuse(session, &self.gate.metrics, refusal).await;
     }
 
-    async fn execute(&self, session: &mut ServerSession, rules: Arc<Rules>) {
+    async fn execute(&self, session: &mut ServerSession, rules: Arc<Rules>, peer: &Peer) {
         let mut trace = self.gate.trace(&session.req_header().headers, "POST", "/execute");
         let bounds = Bounds { bytes: rules.limits.body_bytes, time: rules.limits.body_time };
         let body = match intake::read(session, bounds, &self.gate.memory).await {
@@ -87,13 +94,22 @@ impl Front {
                 return self.refuse(session, refusal).await;
             }
         };
-        let executed = self.gate.execute(rules, body.bytes.clone(), &mut trace);
+        // The body may have taken its time: a key or a caller that was revoked meanwhile does not count any more.
+        let rules = self.gate.rules();
+        let caller = match identify(session, &rules, peer) {
+            Ok(caller) => caller,
+            Err(refusal) => {
+                trace.refused(&refusal);
+                return self.refuse(session, refusal).await;
+            }
+        };
+        let executed = self.gate.execute(rules, body.bytes.clone(), caller, &mut trace);
         let report = AssertUnwindSafe(executed).catch_unwind().await;
         let Ok(report) = report else {
             let id = Uuid::new_v4();
             tracing::error!(%id, "a request ended in a panic");
             self.gate.metrics.refused(Code::InternalError);
-            let refusal = super::internal_error(id);
+            let refusal = super::run::internal_error(id);
             trace.refused(&refusal);
             return respond::refusal(session, &refusal).await;
         };
@@ -111,7 +127,7 @@ impl Front {
     }
 
     /// Not ours: the service's, if the allow-list says so.
-    async fn pass(&self, session: &mut ServerSession, rules: &Rules) {
+    async fn pass(&self, session: &mut ServerSession, rules: &Rules, caller: Option<Arc<Caller>>) {
         let passed = match rules.passthrough.find(session.req_header()) {
             Ok(_) if self.gate.phase.is_draining() => {
                 Err(Refusal::new(Code::ShuttingDown, "The server is stopping").with_retry_after(1))
@@ -119,13 +135,13 @@ impl Front {
             Ok(passed) => {
                 let header = session.req_header();
                 let mut trace = self.gate.trace(&header.headers, header.method.as_str(), passed.route());
-                rules.passthrough.pass(session, passed, &mut trace).await
+                rules.passthrough.pass(session, passed, caller.is_some(), &mut trace).await
             }
             Err(refusal) => Err(refusal),
         };
         match passed {
             Ok(true) => {}
-            Ok(false) => linger(session).await,
+            Ok(false) => early::linger(session).await,
             Err(refusal) => self.refuse(session, refusal).await,
         }
     }
@@ -179,43 +195,26 @@ impl Front {
     }
 }
 
-/// Refuses a request whose body may not have been read.
+/// Who sends it. A line for each stranger, but for so many in a second only: anybody can be one.
+fn identify(session: &ServerSession, rules: &Rules, peer: &Peer) -> Result<Option<Arc<Caller>>, Refusal> {
+    let (headers, certificate) = (&session.req_header().headers, peer.certificate.as_ref());
+    rules.callers.identify(headers, certificate).inspect_err(|_| {
+        if rules.callers.may_tell_of_a_stranger() {
+            let shown = match (headers.contains_key("authorization"), certificate) {
+                (true, _) => "authorization",
+                (false, Some(_)) => "certificate",
+                (false, None) => "nothing",
+            };
+            let peer = session.client_addr().map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(target: "openexec::caller", peer, shown, reason = Code::CallerUnauthenticated.as_str());
+        }
+    })
+}
+
+/// Counted, too.
 async fn refuse(session: &mut ServerSession, metrics: &Metrics, refusal: Refusal) {
     metrics.refused(refusal.code);
-    let broken = matches!(refusal.code, Code::BadHttp | Code::RequestTimeout);
-    let unread = broken || !drain_small(session).await;
-    if unread {
-        session.set_keepalive(None);
-    }
-    respond::refusal(session, &refusal).await;
-    if unread {
-        linger(session).await;
-    }
-}
-
-/// Reads a small rest of a body away, so that the connection can be used again.
-async fn drain_small(session: &mut ServerSession) -> bool {
-    if session.is_body_done() {
-        return true;
-    }
-    let headers = &session.req_header().headers;
-    let length = headers.get("content-length").and_then(|length| length.to_str().ok());
-    let is_small = length.and_then(|digits| digits.parse().ok()).is_some_and(|length: usize| length <= SMALL);
-    is_small && !headers.contains_key("expect") && session.drain_request_body().await.is_ok()
-}
-
-/// Reads on for a while: a client that is still sending would get a reset instead of the answer.
-async fn linger(session: &mut ServerSession) {
-    let reading = async {
-        let mut left = LINGER_BYTES;
-        while let Ok(Some(part)) = session.read_request_body().await {
-            left = left.saturating_sub(part.len());
-            if left == 0 {
-                return;
-            }
-        }
-    };
-    let _ = timeout(LINGER_TIME, reading).await;
+    early::refuse(session, &refusal).await;
 }
 
 async fn document(session: &mut ServerSession, status: u16, document: Value) {
@@ -243,7 +242,7 @@ fn is_for_loopback(header: &RequestHeader) -> bool {
     name.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-/// One line an execution. The action's name is a registered one; nothing else of the client's is printed.
+/// One line an execution. Tenant, caller and action are names of the configuration; nothing of the client's is printed.
 fn log(report: &Report) {
     let (verdict, reason, id) = match &report.outcome {
         Ok(answer) => (if answer.replayed { "replayed" } else { "executed" }, "", answer.id.as_str()),
@@ -254,6 +253,8 @@ fn log(report: &Report) {
         target: "openexec::execution",
         id,
         action = report.action.as_deref().unwrap_or(""),
+        tenant = report.tenant.as_deref().unwrap_or(""),
+        caller = report.caller.as_deref().unwrap_or(""),
         verdict,
         reason,
         enforcement_us = micros(report.timings.enforcement),

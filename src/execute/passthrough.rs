@@ -85,7 +85,7 @@ impl Passthrough {
         Ok(Passed { rule, upstream, target })
     }
 
-    /// Lets it through; whether the client's request was read to its end.
+    /// Lets it through; whether the client's request was read to its end. What a caller shows us is not the service's.
     ///
     /// # Errors
     /// What the client is to be told. Its body may not have been read.
@@ -93,11 +93,12 @@ impl Passthrough {
         &self,
         session: &mut ServerSession,
         passed: Passed<'_>,
+        with_caller: bool,
         trace: &mut Trace,
     ) -> Result<bool, Refusal> {
         let (span, started) = (trace.onward(), Instant::now());
         let traceparent = trace.is_recorded().then(|| span.to_string());
-        let outcome = exchange(session, &passed, traceparent).await;
+        let outcome = exchange(session, &passed, traceparent, with_caller).await;
         let took = started.elapsed();
         match &outcome {
             Ok((status, _)) => {
@@ -141,6 +142,7 @@ async fn exchange(
     session: &mut ServerSession,
     passed: &Passed<'_>,
     traceparent: Option<String>,
+    with_caller: bool,
 ) -> Result<(u16, bool), Failure> {
     let has_body = !session.is_body_empty();
     if has_body && matches!(session.req_header().method, Method::GET | Method::HEAD) {
@@ -163,6 +165,9 @@ async fn exchange(
     // A span of ours stands between, if anybody sees it.
     if let Some(traceparent) = traceparent.and_then(|text| HeaderValue::try_from(text).ok()) {
         request.headers_mut().insert("traceparent", traceparent);
+    }
+    if with_caller {
+        request.headers_mut().remove(header::AUTHORIZATION);
     }
     if has_body {
         expect_continue(session).await?;

@@ -32,6 +32,7 @@ pub(super) fn done(
 /// How long an outcome that is known is kept for a ledger that cannot take it now.
 const PATIENCE: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Records an outcome, trying again for a while: it has happened, and forgetting it would be worse than being slow. One
 /// that cannot be recorded is unknown to everybody who asks now, so it is to the first one too; whether it can be
@@ -50,7 +51,7 @@ pub(super) async fn settle(
             Ok(execution) => return execution,
             Err(LedgerError::Full | LedgerError::Unavailable) if Instant::now() < deadline => {
                 tokio::time::sleep(pause).await;
-                pause *= 2;
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(error) => {
                 if matches!(error, LedgerError::Full | LedgerError::Unavailable) {

@@ -10,7 +10,7 @@ use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Gate, dispatch, record};
-use crate::ledger::{Ledger, LedgerError, Outcome, State};
+use crate::ledger::{Lease, Ledger, LedgerError, Outcome, Record, State};
 use crate::metrics::RecoveryResult;
 use crate::registry::{Handler, Recovered};
 
@@ -55,11 +55,18 @@ struct Recovery {
 pub(super) async fn run(gate: Arc<Gate>) {
     let mut recovery = Recovery::default();
     let (mut looked, mut next_look) = (Instant::now(), Instant::now());
+    let mut judged_by = gate.rules();
     loop {
         let Some(ledger) = gate.ledger().cloned() else {
             sleep(SHORTEST_SCAN).await;
             continue;
         };
+        let rules = gate.rules();
+        if !Arc::ptr_eq(&rules, &judged_by) {
+            // What no route or no key allowed before may be found out now.
+            recovery.plans.values_mut().for_each(|plan| plan.due = plan.due.min(Instant::now() + plan.pause));
+            judged_by = rules;
+        }
         if next_look <= Instant::now() {
             if let Err(error) = recovery.look_through(&gate, &ledger).await {
                 tracing::error!(%error, "unknown outcomes could not be listed");
@@ -148,13 +155,26 @@ async fn attempt(gate: &Gate, ledger: &dyn Ledger, id: &str) -> Next {
         Ok(_) => return Next::Never,
         Err(_) => return Next::Later,
     };
-    // What this server would not execute now, it does not execute again: demo mode's and other tenants' rows, and
-    // actions that were taken off the allow-list.
+    let turn = match ledger.take_turn(id).await {
+        Ok(Some(turn)) => turn,
+        // Another replica finds out.
+        Ok(None) | Err(_) => return Next::Later,
+    };
+    let next = find_out(gate, ledger, found, turn.lease.clone()).await;
+    ledger.end_turn(id, turn).await;
+    next
+}
+
+async fn find_out(gate: &Gate, ledger: &dyn Ledger, found: Record, lease: Option<Arc<Lease>>) -> Next {
+    let id = &*found.execution.id;
+    // What this server would not execute now, it does not execute again: demo mode's and other tenants' rows, what a key
+    // approved that was revoked, and actions that were taken off the allow-list.
     let rules = gate.rules();
-    let is_ours = rules.authenticator.acts_for(&found.tenant) && rules.policy.allows(&found.execution.action);
+    let (key, action) = (found.execution.key_id.as_deref(), &found.execution.action);
+    let is_ours = rules.authenticator.acts_for(&found.tenant, key, action) && rules.policy.allows(action);
     let recovered = match rules.registry.get(&found.execution.action) {
         Some(Handler::Effect(effect)) if is_ours => match gate.memory.take_many(dispatch::RESERVED_BYTES) {
-            Some(memory) => effect.recover(&found, Arc::new(memory)).await,
+            Some(memory) => effect.recover(&found, Arc::new(memory), lease).await,
             None => Recovered::AskAgain,
         },
         _ => Recovered::Operator,

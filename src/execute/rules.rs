@@ -1,13 +1,15 @@
 //! What requests are judged by. A reload replaces it as a whole; a request keeps to what it met at its start.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::authenticate::Authenticator;
 use super::authorise::Policy;
+use super::caller::Callers;
 use super::passthrough::Passthrough;
-use crate::config::{Config, Limits, Mode, OnMismatch};
+use crate::config::pod::{AppProbe, BypassCheck};
+use crate::config::{Config, Limits, Mode, OnMismatch, Retention};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::upstream::Upstream;
@@ -15,6 +17,7 @@ use crate::upstream::Upstream;
 /// Keys, actions, allow-lists and limits, of one configuration.
 pub struct Rules {
     pub(super) authenticator: Authenticator,
+    pub(super) callers: Callers,
     pub(super) policy: Policy,
     pub(super) registry: Registry,
     pub(super) on_mismatch: OnMismatch,
@@ -22,31 +25,46 @@ pub struct Rules {
     pub(super) waiters: usize,
     pub(super) wait: Duration,
     pub(super) limits: Limits,
+    pub(super) retention: Retention,
     pub(super) mode: &'static str,
     /// Demo mode by default: a web page must not reach it under a name of its own (DNS rebinding).
     pub(super) loopback_names_only: bool,
     pub(super) passthrough: Passthrough,
+    pub(super) bypass_check: BypassCheck,
+    /// Of the service, by name: see the admin listener.
+    pub probes: BTreeMap<String, AppProbe>,
 }
 
 impl Rules {
-    /// With these actions, and these services behind them.
+    /// With these actions, and these services behind them. What was used under the rules before goes on counting.
     pub fn new(
         config: &Config,
         registry: Registry,
         upstreams: &HashMap<String, Arc<Upstream>>,
+        previous: Option<&Rules>,
         metrics: &Arc<Metrics>,
     ) -> Self {
+        let authenticator = previous.map(|previous| &previous.authenticator);
+        let authenticator = Authenticator::new(&config.mode, authenticator, metrics);
         Rules {
-            authenticator: Authenticator::new(&config.mode),
-            policy: Policy { allowed: config.allowed_actions.clone(), clock_skew: config.clock_skew },
+            authenticator,
+            callers: Callers::new(&config.callers),
+            policy: Policy {
+                allowed: config.allowed_actions.clone(),
+                clock_skew: config.clock_skew,
+                max_lifetime: config.max_lifetime,
+            },
             registry,
             on_mismatch: config.replay.on_mismatch,
             waiters: config.replay.waiters,
             wait: config.replay.wait,
             limits: config.limits,
+            retention: config.retention,
             mode: config.mode.as_str(),
             loopback_names_only: matches!(config.mode, Mode::Demo { by_name: false }),
             passthrough: Passthrough::new(&config.passthrough, upstreams, metrics.clone()),
+            bypass_check: config.bypass_check.clone(),
+            probes: config.probes.clone(),
         }
     }
 }

@@ -53,7 +53,8 @@ pub fn raise(
         Err(()) => Some(Reason::Damaged),
         Ok(Some(anchor)) if anchor.ledger_id != findings.ledger_id => Some(Reason::Foreign),
         Ok(Some(anchor)) if anchor.last_seq > findings.last_seq => Some(Reason::Behind),
-        Ok(None) if !findings.is_new => Some(Reason::NoAnchor),
+        // One that was made and never served has forgotten nothing.
+        Ok(None) if !findings.is_new && findings.last_seq > 0 => Some(Reason::NoAnchor),
         Ok(_) => None,
     };
     if reason.is_none() {
@@ -99,6 +100,7 @@ mod tests {
             (new.clone(), false, 100, None, None),
             (base.clone(), false, 100, None, None),
             (with(anchor("l", 4, 95)), false, 100, None, None),
+            (Findings { last_seq: 0, newest_row: None, ..with(Ok(None)) }, false, 100, None, None),
             (with(anchor("l", 6, 95)), false, 100, Some(130), Some(Reason::Behind)),
             (with(anchor("x", 1, 95)), false, 100, Some(130), Some(Reason::Foreign)),
             (with(Ok(None)), false, 100, Some(130), Some(Reason::NoAnchor)),

@@ -1,6 +1,6 @@
 //! `memory:`, for demonstrations and tests. It forgets everything at the end of the process.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,12 +8,14 @@ use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 
 use super::{
-    Claim, Claimed, Dispatched, Done, Execution, Filter, Ledger, LedgerError, NewExecution, Outcome, Record,
-    Recoverable, RecoveryPolicy, State,
+    Claim, Claimed, DenialFilter, Denied, Dispatched, Done, Execution, Filter, Forgotten, Horizon, Ledger, LedgerError,
+    NewExecution, Outcome, Record, Recoverable, RecoveryPolicy, State,
 };
 
 /// Bytes that a row costs beside its texts.
 const ROW_OVERHEAD: usize = 256;
+/// Refused requests that are remembered of each tenant.
+const MOST_DENIALS: usize = 1_000;
 
 /// A bounded ledger in memory: full means no.
 pub struct Memory {
@@ -33,6 +35,8 @@ struct Rows {
     approvals: HashSet<(Arc<str>, Arc<str>)>,
     /// Rows whose outcome is not known, by execution id.
     open: HashMap<String, usize>,
+    /// The oldest first.
+    denials: VecDeque<(i64, Denied)>,
 }
 
 struct Row {
@@ -41,6 +45,7 @@ struct Row {
     tenant: Arc<str>,
     nonce: Arc<str>,
     approval_id: Option<Arc<str>>,
+    caller: Option<Arc<str>>,
     claimed_at: DateTime<Utc>,
     settled_at: Option<DateTime<Utc>>,
     settled_by: Option<String>,
@@ -86,6 +91,24 @@ impl Ledger for Memory {
         Ok(self.rows.lock().recoverable(after, limit))
     }
 
+    fn deny(&self, denied: Denied, kept: usize) {
+        self.rows.lock().deny(denied, kept.min(MOST_DENIALS));
+    }
+
+    async fn denials(&self, filter: &DenialFilter) -> Result<Vec<(i64, Denied)>, LedgerError> {
+        let rows = self.rows.lock();
+        let wanted = |(seq, denied): &&(i64, Denied)| {
+            filter.before.is_none_or(|before| *seq < before)
+                && filter.tenant.as_deref().is_none_or(|tenant| *denied.tenant == *tenant)
+        };
+        Ok(rows.denials.iter().rev().filter(wanted).take(filter.limit).cloned().collect())
+    }
+
+    /// Results only: what is left of an execution is little.
+    async fn retain(&self, horizon: &Horizon) -> Result<Forgotten, LedgerError> {
+        Ok(horizon.results.map(|before| self.rows.lock().expire(before)).unwrap_or_default())
+    }
+
     async fn count_unknown(&self) -> Result<usize, LedgerError> {
         Ok(self.rows.lock().unknown().len())
     }
@@ -101,6 +124,11 @@ impl Ledger for Memory {
     async fn close(&self) {
         self.rows.lock().closed = true;
     }
+}
+
+/// What a result costs, until it is forgotten.
+fn bytes(done: &Done) -> usize {
+    done.result.len() + done.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
 }
 
 impl Rows {
@@ -123,7 +151,7 @@ impl Rows {
         }
         let dispatched = new.dispatched.as_ref();
         let payload_bytes = dispatched.map_or(0, |d| d.route.len() + d.payload.as_ref().map_or(0, String::len));
-        let result_bytes = result.as_ref().map_or(0, |done| done.result.len());
+        let result_bytes = result.as_ref().map_or(0, bytes);
         let bytes = ROW_OVERHEAD + new.nonce.len() + new.action.len() + payload_bytes + result_bytes;
         if self.bytes + bytes > max_bytes {
             return Err(LedgerError::Full);
@@ -143,6 +171,7 @@ impl Rows {
             id: new.id,
             action: new.action,
             action_hash: new.action_hash.as_str().to_owned(),
+            key_id: new.key_id,
             state,
         });
         let nonce: Arc<str> = new.nonce.into();
@@ -153,12 +182,13 @@ impl Rows {
             tenant: new.tenant,
             nonce,
             approval_id,
+            caller: new.caller,
             claimed_at: new.claimed_at,
             settled_at,
             settled_by: None,
             dispatched: new.dispatched,
         });
-        let claim = Claim { intent: execution.clone(), seq: self.rows.len() as i64, token: self.tokens };
+        let claim = Claim::new(execution.clone(), self.rows.len() as i64, self.tokens);
         Ok(Claimed::New(claim, execution))
     }
 
@@ -180,8 +210,7 @@ impl Rows {
             return Err(LedgerError::NotOurs);
         }
         if let Outcome::Done(done) = &outcome {
-            let headers: usize = done.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-            self.bytes += done.result.len() + headers; // beyond the bound rather than lost: it has happened
+            self.bytes += bytes(done); // beyond the bound rather than lost: it has happened
         }
         row.execution = Arc::new(Execution { state: State::Settled(outcome), ..Execution::clone(&row.execution) });
         row.settled_at = Some(Utc::now());
@@ -194,6 +223,33 @@ impl Rows {
             self.open.remove(id);
         }
         Ok(execution)
+    }
+
+    fn deny(&mut self, denied: Denied, kept: usize) {
+        let is_same = |(_, other): &&(i64, Denied)| other.tenant == denied.tenant;
+        if self.denials.iter().filter(is_same).count() >= kept
+            && let Some(oldest) = self.denials.iter().position(|other| is_same(&other))
+        {
+            self.denials.remove(oldest);
+        }
+        let seq = self.denials.back().map_or(0, |(seq, _)| *seq) + 1;
+        self.denials.push_back((seq, denied));
+    }
+
+    fn expire(&mut self, before: DateTime<Utc>) -> Forgotten {
+        let mut forgotten = Forgotten::default();
+        for row in self.rows.iter_mut().take_while(|row| row.claimed_at < before) {
+            let State::Settled(Outcome::Done(done)) = &row.execution.state else { continue };
+            if row.settled_at.is_none_or(|settled_at| settled_at >= before) {
+                continue;
+            }
+            self.bytes -= bytes(done);
+            let state = State::Expired { receipt: done.receipt.clone() };
+            row.execution = Arc::new(Execution { state, ..Execution::clone(&row.execution) });
+            forgotten.results += 1;
+            forgotten.nonces.push((row.tenant.to_string(), row.nonce.to_string()));
+        }
+        forgotten
     }
 
     fn record(&self, at: usize, with_texts: bool) -> Record {
@@ -214,6 +270,7 @@ impl Rows {
             tenant: row.tenant.to_string(),
             nonce: row.nonce.to_string(),
             approval_id: row.approval_id.as_deref().map(str::to_owned),
+            caller: row.caller.as_deref().map(str::to_owned),
             claimed_at: row.claimed_at,
             settled_at: row.settled_at,
             settled_by: row.settled_by.clone(),

@@ -13,22 +13,30 @@
 
 mod anchor;
 mod cache;
+pub mod care;
+mod columns;
 pub mod fence;
+mod lease;
 mod memory;
 mod open;
+mod postgres;
 mod sqlite;
 
 pub use anchor::Anchor;
 pub use cache::Cached;
+pub use lease::Lease;
 pub use memory::Memory;
-pub use open::{Opening, open, preview};
-pub use sqlite::{OpenError, OpenFile, Sqlite, care};
+pub use open::{Opening, Reached, open, preview};
+pub use postgres::{Refused, Unusable};
+pub use sqlite::{OpenError, OpenFile, Sqlite};
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use openexec_protocol::approval::ActionHash;
+use uuid::Uuid;
 
 /// Where executions are remembered.
 #[async_trait]
@@ -56,6 +64,30 @@ pub trait Ledger: Send + Sync {
 
     /// Executions whose outcome is unknown and whose policy is not an operator's, the oldest first, behind this row.
     async fn recoverable(&self, after: i64, limit: usize) -> Result<Vec<Recoverable>, LedgerError>;
+
+    /// Remembers a refused request. Of its tenant the newest `kept` stay. Nobody waits for it, and it may be lost: with the
+    /// process, or where there is no room.
+    fn deny(&self, denied: Denied, kept: usize);
+
+    /// Refused requests, the newest first, each with its place.
+    async fn denials(&self, filter: &DenialFilter) -> Result<Vec<(i64, Denied)>, LedgerError>;
+
+    /// Forgets a few of the results, and of the executions, that are older than this: so few that nobody waits for it.
+    /// What is not settled stays, and so does the newest execution, by which the anchor knows the ledger.
+    async fn retain(&self, horizon: &Horizon) -> Result<Forgotten, LedgerError>;
+
+    /// Takes the turn to find out about an unknown outcome; `None`: another replica has it, or the outcome is known.
+    async fn take_turn(&self, _id: &str) -> Result<Option<Turn>, LedgerError> {
+        Ok(Some(Turn::default()))
+    }
+
+    /// Gives the turn back.
+    async fn end_turn(&self, _id: &str, _turn: Turn) {}
+
+    /// Whether other processes use it too: then an INTENT may be running there.
+    fn is_shared(&self) -> bool {
+        false
+    }
 
     /// Executions whose outcome is unknown.
     async fn count_unknown(&self) -> Result<usize, LedgerError>;
@@ -90,6 +122,12 @@ pub struct NewExecution {
     pub action_hash: ActionHash,
     /// The approval that it consumes.
     pub approval_id: Option<String>,
+    /// When that was issued: the fence may have risen since it was compared.
+    pub issued_at: Option<DateTime<Utc>>,
+    /// The name of the key that verified it.
+    pub key_id: Option<String>,
+    /// Who asked for it, where callers are configured.
+    pub caller: Option<Arc<str>>,
     /// What its recovery needs, for an execution that is dispatched.
     pub dispatched: Option<Dispatched>,
     /// When it was claimed.
@@ -200,6 +238,8 @@ pub struct Execution {
     pub action: String,
     /// What an approval of it names.
     pub action_hash: String,
+    /// The name of the key that verified its approval: a retired one is told of its own executions only.
+    pub key_id: Option<String>,
     /// How far it got.
     pub state: State,
 }
@@ -231,6 +271,8 @@ pub struct Record {
     pub nonce: String,
     /// The approval that it consumed.
     pub approval_id: Option<String>,
+    /// Who asked for it, where callers are configured.
+    pub caller: Option<String>,
     /// When it was claimed.
     pub claimed_at: DateTime<Utc>,
     /// When its outcome was stored.
@@ -263,6 +305,72 @@ pub struct Filter {
     pub limit: usize,
 }
 
+/// An authentic request that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// When.
+    pub denied_at: DateTime<Utc>,
+    /// Whose it was; empty in demo mode.
+    pub tenant: Arc<str>,
+    /// The refusal's code.
+    pub reason: String,
+    /// What was asked for, as the client called it.
+    pub action: String,
+    /// What an approval of it names.
+    pub action_hash: String,
+    /// The client's name for it.
+    pub nonce: String,
+    /// The approval that it carried.
+    pub approval_id: Option<String>,
+    /// The name of the key that verified it.
+    pub key_id: Option<String>,
+    /// Who sent it, where callers are configured.
+    pub caller: Option<Arc<str>>,
+}
+
+/// Which refused requests, and how many.
+#[derive(Clone, Debug, Default)]
+pub struct DenialFilter {
+    /// Of this tenant.
+    pub tenant: Option<String>,
+    /// Older than the one at this place.
+    pub before: Option<i64>,
+    /// At most this many.
+    pub limit: usize,
+}
+
+/// What is old enough to be forgotten: settled before these times.
+#[derive(Clone, Copy, Debug)]
+pub struct Horizon {
+    /// Results; their executions stay, with their receipts.
+    pub results: Option<DateTime<Utc>>,
+    /// Executions. With one its nonce and the use of its approval are forgotten, so the fence is raised to this time and
+    /// `skew`: no approval that it could have used counts again, whatever the clock says later.
+    pub executions: Option<DateTime<Utc>>,
+    /// How far clocks may be apart.
+    pub skew: TimeDelta,
+}
+
+impl Horizon {
+    /// What the fence must be before executions are forgotten.
+    fn fence(&self) -> Option<DateTime<Utc>> {
+        self.executions.map(|before| fence::whole_micros(before + self.skew))
+    }
+}
+
+/// What [`Ledger::retain`] forgot.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Results.
+    pub results: usize,
+    /// Executions.
+    pub executions: usize,
+    /// Whose they were: tenant and nonce.
+    pub nonces: Vec<(String, String)>,
+    /// There is more of it.
+    pub more: bool,
+}
+
 /// What came of a claim.
 #[derive(Debug)]
 pub enum Claimed {
@@ -272,6 +380,16 @@ pub enum Claimed {
     Known(Arc<Execution>),
     /// The nonce is new, but another execution consumed the approval.
     ApprovalUsed,
+    /// The nonce is new, but the fence has risen above the approval: whether it was used is not known.
+    BehindFence,
+}
+
+/// The turn to find out about an unknown outcome, among replicas. Within one process there is another one.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Others take the turn when it is over.
+    pub lease: Option<Arc<Lease>>,
+    replica: Option<Uuid>,
 }
 
 /// Proof that an execution was claimed durably. Only a ledger makes one.
@@ -281,9 +399,28 @@ pub struct Claim {
     /// Its place in the ledger.
     seq: i64,
     token: i64,
+    /// Of the process that claimed it, where others use the ledger too.
+    lease: Option<Arc<Lease>>,
+    /// Whether an outcome may be recorded although that was not acknowledged.
+    is_doubtful: AtomicBool,
+    /// Its tenant and nonce, where answers are cached.
+    cached_as: Option<(Arc<str>, String)>,
 }
 
 impl Claim {
+    fn new(intent: Arc<Execution>, seq: i64, token: i64) -> Self {
+        Claim { intent, seq, token, lease: None, is_doubtful: AtomicBool::new(false), cached_as: None }
+    }
+
+    fn under_lease(intent: Arc<Execution>, seq: i64, token: i64, lease: Arc<Lease>) -> Self {
+        Claim { lease: Some(lease), ..Claim::new(intent, seq, token) }
+    }
+
+    /// What is dispatched must end before it does; `None`: there is nobody else.
+    pub fn lease(&self) -> Option<&Arc<Lease>> {
+        self.lease.as_ref()
+    }
+
     /// The execution with its outcome.
     fn settled(&self, outcome: &Outcome) -> Arc<Execution> {
         Arc::new(Execution { state: State::Settled(outcome.clone()), ..Execution::clone(&self.intent) })
@@ -291,14 +428,14 @@ impl Claim {
 
     /// For the ledgers alone: outside of them a claim is one of a kind.
     fn again(&self) -> Self {
-        Claim { intent: self.intent.clone(), seq: self.seq, token: self.token }
+        Claim::new(self.intent.clone(), self.seq, self.token)
     }
 }
 
 /// What happens when nobody knows any more what the ledger's file holds. It should not return.
 pub type OnFatal = Arc<dyn Fn(&dyn std::fmt::Display) + Send + Sync>;
 
-/// Why the ledger did not do it. Nothing was stored.
+/// Why the ledger did not do it. Nothing was stored, unless it says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerError {
     /// No room is left.
@@ -307,6 +444,9 @@ pub enum LedgerError {
     /// It cannot be written or read.
     #[error("the ledger cannot be reached")]
     Unavailable,
+    /// Whether it was stored is not known. Nothing was dispatched, and what was stored is withdrawn, if it can be.
+    #[error("the ledger did not say whether it was stored")]
+    Doubtful,
     /// It is closed: the server stops.
     #[error("the ledger is closed")]
     Closed,

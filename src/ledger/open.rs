@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use chrono::{TimeDelta, Utc};
 
+use tokio::runtime::Handle;
+
 use super::sqlite::{OpenError, OpenFile};
-use super::{Cached, Ledger, Memory, OnFatal};
-use crate::config::ledger::{FencePolicy, LedgerConfig};
+use super::{Cached, Ledger, Memory, OnFatal, postgres};
+use crate::config::ledger::{FencePolicy, LedgerConfig, PostgresConfig};
 use crate::metrics::Metrics;
 
 /// A ledger that may be used, and is not started yet.
@@ -25,6 +27,14 @@ pub enum Opening {
         /// Bytes for finished answers.
         cache_bytes: usize,
     },
+    /// A database, not looked for yet.
+    Postgres(Box<PostgresConfig>),
+}
+
+/// A database that is there.
+pub struct Reached {
+    opened: postgres::Opened,
+    cache_bytes: usize,
 }
 
 /// Takes the ledger that is configured.
@@ -37,6 +47,7 @@ pub fn open(config: &LedgerConfig) -> Result<Opening, OpenError> {
         LedgerConfig::Sqlite(sqlite) => {
             Opening::Sqlite { file: Box::new(OpenFile::open(sqlite.clone())?), cache_bytes: sqlite.cache_bytes }
         }
+        LedgerConfig::Postgres(postgres) => Opening::Postgres(postgres.clone()),
     })
 }
 
@@ -46,7 +57,7 @@ pub fn open(config: &LedgerConfig) -> Result<Opening, OpenError> {
 /// See [`OpenError`].
 pub fn preview(config: &LedgerConfig) -> Result<bool, OpenError> {
     match config {
-        LedgerConfig::Memory { .. } => Ok(false),
+        LedgerConfig::Memory { .. } | LedgerConfig::Postgres(_) => Ok(false),
         LedgerConfig::Sqlite(sqlite) => OpenFile::preview(sqlite),
     }
 }
@@ -58,20 +69,17 @@ impl Opening {
     /// A file that cannot be read.
     pub fn served_clawshield(&self) -> Result<bool, OpenError> {
         match self {
-            Opening::Memory { .. } => Ok(false),
+            Opening::Memory { .. } | Opening::Postgres(_) => Ok(false),
             Opening::Sqlite { file, .. } => file.served_clawshield(),
         }
     }
 
     /// Whether [`Opening::start`] will read the whole file first.
     pub fn needs_check(&self) -> bool {
-        match self {
-            Opening::Memory { .. } => false,
-            Opening::Sqlite { file, .. } => file.needs_check(),
-        }
+        matches!(self, Opening::Sqlite { file, .. } if file.needs_check())
     }
 
-    /// Checks the file where that is needed, and starts.
+    /// Checks the file where that is needed, and starts. A database is waited for, on a thread of the runtime that may block.
     ///
     /// `memory:` in ClawShield mode is fenced: it has forgotten what an earlier process executed.
     ///
@@ -92,6 +100,30 @@ impl Opening {
             Opening::Sqlite { file, cache_bytes } => {
                 Arc::new(Cached::new(file.start(clawshield, skew, metrics, on_fatal)?, cache_bytes))
             }
+            Opening::Postgres(config) => Handle::current().block_on(async {
+                let reached = Reached::wait(&config).await?;
+                Ok::<_, OpenError>(reached.start(clawshield, skew, metrics).await)
+            })?,
         })
+    }
+}
+
+impl Reached {
+    /// Waits for a database, which need not be there yet.
+    ///
+    /// # Errors
+    /// It is there, and is no ledger for us.
+    pub async fn wait(config: &PostgresConfig) -> Result<Self, OpenError> {
+        Ok(Reached { opened: postgres::open(config).await?, cache_bytes: config.cache_bytes })
+    }
+
+    /// Whether ClawShield mode ever used it.
+    pub fn served_clawshield(&self) -> bool {
+        self.opened.served_clawshield()
+    }
+
+    /// See [`Opening::start`].
+    pub async fn start(self, clawshield: bool, skew: TimeDelta, metrics: Arc<Metrics>) -> Arc<dyn Ledger> {
+        Arc::new(Cached::new(self.opened.start(clawshield, skew, metrics).await, self.cache_bytes))
     }
 }

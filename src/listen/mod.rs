@@ -7,6 +7,7 @@ pub mod chunks;
 mod guard;
 pub mod head;
 mod permits;
+pub(crate) mod serve;
 pub mod socket;
 pub mod tls;
 
@@ -14,6 +15,7 @@ pub use guard::Guarded;
 pub(crate) use guard::{LINGER_BYTES, LINGER_TIME};
 pub use permits::{Permit, Permits};
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,9 +27,11 @@ use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use crate::bypass::Bypass;
 use crate::config::Limits;
 use crate::current::Current;
 use crate::execute::respond;
@@ -37,11 +41,18 @@ use crate::metrics::Metrics;
 /// way, and its client has no reason to expect that it is not answered.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    /// The client's certificate, which the handshake has verified.
+    pub certificate: Option<CertificateDer<'static>>,
+}
+
 /// What answers the requests of a listener.
 #[async_trait]
 pub trait Service: Send + Sync + 'static {
     /// Answers one request, whose header is read and whose framing has one reading.
-    async fn serve(&self, session: &mut ServerSession);
+    async fn serve(&self, session: &mut ServerSession, peer: &Peer);
 }
 
 /// Serves every connection of a listener.
@@ -58,11 +69,16 @@ pub struct Connections<S> {
     pub serving: Arc<Permits>,
     /// Where refusals are counted.
     pub metrics: Arc<Metrics>,
+    /// Whose calls are no requests; `None` where nobody calls.
+    pub bypass: Option<Arc<Bypass>>,
 }
 
 #[async_trait]
 impl<S: Service> ServerApp for Connections<S> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        if self.bypass.as_ref().is_some_and(|bypass| bypass.is_own_call(|| source(&stream))) {
+            return None;
+        }
         let limits = self.limits.get();
         let Some(_permit) = self.permits.take() else {
             self.turn_away(stream, &limits).await;
@@ -70,12 +86,18 @@ impl<S: Service> ServerApp for Connections<S> {
         };
         let first = self.serving.take();
         let connection = match &self.tls {
-            None => Guarded::new(stream, limits.write_time),
+            None => (Guarded::new(stream, limits.write_time), Peer::default()),
             Some(tls) => self.encrypt(stream, &tls.get(), &limits).await?,
         };
-        self.serve_all(connection, first, shutdown).await;
+        let (connection, peer) = connection;
+        self.serve_all(connection, &peer, first, shutdown).await;
         None
     }
+}
+
+/// Where a connection comes from; `None` for one within the file system.
+fn source(stream: &Stream) -> Option<SocketAddr> {
+    stream.get_socket_digest()?.peer_addr()?.as_inet().copied()
 }
 
 impl<S: Service> Connections<S> {
@@ -91,10 +113,14 @@ impl<S: Service> Connections<S> {
     }
 
     /// Within the time that a header may take.
-    async fn encrypt(&self, stream: Stream, tls: &Arc<ServerConfig>, limits: &Limits) -> Option<Guarded> {
+    async fn encrypt(&self, stream: Stream, tls: &Arc<ServerConfig>, limits: &Limits) -> Option<(Guarded, Peer)> {
         let handshake = timeout(limits.header_time, TlsAcceptor::from(tls.clone()).accept(stream)).await;
         let why = match handshake {
-            Ok(Ok(stream)) => return Some(Guarded::encrypted(stream, limits.write_time)),
+            Ok(Ok(stream)) => {
+                let certificates = stream.get_ref().1.peer_certificates();
+                let certificate = certificates.and_then(|chain| chain.first()).map(|own| own.clone().into_owned());
+                return Some((Guarded::encrypted(stream, limits.write_time), Peer { certificate }));
+            }
             Ok(Err(error)) => error.to_string(),
             Err(_) => "timed out".to_owned(),
         };
@@ -106,7 +132,13 @@ impl<S: Service> Connections<S> {
 }
 
 impl<S: Service> Connections<S> {
-    async fn serve_all(&self, mut connection: Guarded, mut awaited: Option<Permit>, shutdown: &ShutdownWatch) {
+    async fn serve_all(
+        &self,
+        mut connection: Guarded,
+        peer: &Peer,
+        mut awaited: Option<Permit>,
+        shutdown: &ShutdownWatch,
+    ) {
         for served in 1.. {
             let limits = self.limits.get();
             let grace = if awaited.is_some() { FIRST_REQUEST_GRACE } else { Duration::ZERO };
@@ -134,7 +166,7 @@ impl<S: Service> Connections<S> {
             if last || extent == Extent::Chunked {
                 session.set_keepalive(None);
             }
-            self.service.serve(&mut session).await;
+            self.service.serve(&mut session, peer).await;
             let Ok(Some(reusable)) = session.finish().await else { return };
             let (stream, _) = reusable.into_parts();
             let Ok(back) = stream.into_any().downcast::<Guarded>() else { return };

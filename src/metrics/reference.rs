@@ -6,14 +6,21 @@ use prometheus::proto::{MetricFamily, MetricType};
 
 use super::Metrics;
 
-/// Stands for the name of an upstream, of which the configuration says which there are.
+/// These stand for names, of which the configuration says which there are.
 const UPSTREAM: &str = "*name of an upstream*";
+
+const TENANT: &str = "*name of a tenant*";
+const KEY: &str = "*name of a key*";
 
 /// The page, made of the metrics themselves.
 pub fn page() -> String {
     let metrics = Metrics::new();
     metrics.upstream(UPSTREAM);
     metrics.passthrough(UPSTREAM);
+    metrics.tenant(TENANT);
+    metrics.tenant("");
+    metrics.approvals(TENANT, KEY);
+    crate::injector::announce(&metrics);
     let sections: Vec<_> = metrics.registry.gather().iter().map(section).collect();
     format!(
         "# Metrics\n\n\
@@ -54,7 +61,7 @@ fn section(family: &MetricFamily) -> String {
 
 fn spell(value: &str) -> String {
     match value {
-        UPSTREAM => UPSTREAM.to_owned(),
+        UPSTREAM | TENANT | KEY => value.to_owned(),
         "" => "empty".to_owned(),
         // The page must not change with each release.
         crate::VERSION => "*this version*".to_owned(),

@@ -8,8 +8,8 @@ use super::{JSON, hex_digest, object, reference, response, with_refusals};
 use crate::ledger::State;
 
 const ABOUT: &str = "\
-What probes, Prometheus and operators ask. Without a token in the configuration there are `/metrics`, `/livez` and \
-`/readyz`, and nothing else.
+What probes, Prometheus and operators ask. Without a token in the configuration there are `/metrics`, `/livez`, \
+`/readyz`, `/drained` and the service's probes, and nothing else.
 
 `OPENEXEC_ADMIN_READ_TOKEN` reads executions, `OPENEXEC_ADMIN_TOKEN` resolves them too. What everybody may GET has HEAD too, answered alike but for the body.";
 
@@ -21,26 +21,47 @@ pub(super) fn document() -> Value {
         let ok = response("As text", TEXT, json!({"type": "string"}), example.into());
         open(json!({"operationId": id, "tags": ["probes"], "summary": summary, "responses": {"200": ok}}))
     };
-    let mut readiness = text("getReadiness", "Say whether requests can be executed now", "ok\n");
-    readiness["responses"]["503"]["content"][TEXT] =
-        json!({"schema": {"type": "string"}, "example": "ledger_checking\n"});
-    readiness["responses"]["503"]["description"] =
-        "They cannot, and why, a word a line; or, as `application/problem+json`, `overloaded`".into();
-    readiness["responses"]["503"]["headers"]["Retry-After"]["required"] = false.into();
+    // Not now, in a word a line, beside what any request can be refused with.
+    let or_not = |mut operation: Value, why: &str, example: &str| {
+        let not_now = &mut operation["responses"]["503"];
+        not_now["content"][TEXT] = json!({"schema": {"type": "string"}, "example": example});
+        not_now["description"] = format!("{why}; or, as `application/problem+json`, `overloaded`").into();
+        not_now["headers"]["Retry-After"]["required"] = false.into();
+        operation
+    };
+    let also = |operation: Value, code: Code| with_refusals(operation, refusals::responses([own(code)]));
+    let readiness = text("getReadiness", "Say whether requests can be executed now", "ok\n");
+    let drained =
+        text("getDrained", "Wait until no execution runs, for a service that must outlive what was begun", "ok\n");
+    let mut drained = or_not(drained, "Some still run", "executions are still running\n");
+    let seconds = |default: u32| json!({"type": "integer", "minimum": 0, "maximum": 3600, "default": default});
+    drained["parameters"] = json!([
+        parameter("settle", seconds(5), "Seconds before the first look, until nobody sends requests any more"),
+        parameter("wait", seconds(40), "Seconds at most"),
+    ]);
+    let probe =
+        text("askProbe", "Ask the service one of its probes, and hear only whether the answer was good", "ok\n");
+    let mut probe = or_not(probe, "It was not", "the service cannot be reached\n");
+    let part = |name: &str| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "minLength": 1}});
+    probe["parameters"] = json!([part("container"), part("probe")]);
     let paths = json!({
         "/metrics": {"get": text("getMetrics", "Give the metrics, in Prometheus's text format",
             "# TYPE openexec_connections gauge\nopenexec_connections 1\n")},
         "/livez": {"get": text("getLiveness", "Say that the process lives", "ok\n")},
-        "/readyz": {"get": readiness},
+        "/readyz": {"get": or_not(readiness, "They cannot, and why, a word a line", "ledger_checking\n")},
+        "/drained": {"get": also(drained, Code::InvalidRequest)},
+        "/probes/{container}/{probe}": {"get": also(probe, Code::NotFound)},
         "/openapi.json": {"get": openapi()},
         "/executions": {"get": list()},
         "/executions/{id}": {"get": show()},
         "/executions/{id}/resolve": {"post": resolve()},
+        "/denials": {"get": denials()},
     });
     let components = json!({
         "schemas": {
             "Summary": object(summary()),
             "Execution": execution(),
+            "Denial": object(denial()),
             "Resolution": resolution(),
             "Problem": refusals::problem(),
         },
@@ -83,8 +104,11 @@ fn openapi() -> Value {
     guarded(json!({"operationId": "getOpenapi", "tags": ["probes"], "summary": summary, "responses": {"200": ok}}), &[])
 }
 
+fn parameter(name: &str, schema: Value, description: &str) -> Value {
+    json!({"name": name, "in": "query", "schema": schema, "description": description})
+}
+
 fn list() -> Value {
-    let parameter = |name: &str, schema: Value, description: &str| json!({"name": name, "in": "query", "schema": schema, "description": description});
     let page = object(json!({
         "executions": {"type": "array", "items": reference("Summary")},
         "next": {"type": ["string", "null"], "description": "`before` of the next page"},
@@ -103,6 +127,55 @@ fn list() -> Value {
         "responses": {"200": response("A page", JSON, page, example)},
     });
     guarded(operation, &[own(Code::InvalidRequest), own(Code::LedgerUnavailable)])
+}
+
+fn denials() -> Value {
+    let page = object(json!({
+        "denials": {"type": "array", "items": reference("Denial")},
+        "next": {"type": ["integer", "null"], "description": "`before` of the next page"},
+    }));
+    let example = json!({
+        "seq": 1,
+        "denied_at": "2026-02-17T10:06:00Z",
+        "tenant": "tenant-001",
+        "reason": "approval_expired",
+        "action": "mail.send",
+        "action_hash": "6f1a3c5e7092b4d6f8013254769ab8dcfe1032547698badc0fe1d2c3b4a59687",
+        "nonce": "mail-1",
+        "approval_id": "2f1c9a4e-0b7d-4c52-8e61-5d9c3a7b1f20",
+        "key_id": "desk-2026",
+        "caller": null,
+    });
+    let example = json!({"denials": [example], "next": null});
+    let operation = json!({
+        "operationId": "listDenials",
+        "tags": ["executions"],
+        "summary": "List authentic requests that were refused, the newest first",
+        "description": "As many of each tenant as `retention.denials` says; of many at once not all are remembered.",
+        "parameters": [
+            parameter("tenant", json!({"type": "string"}), "Only this tenant's"),
+            parameter("before", json!({"type": "integer", "minimum": 1, "format": "int64"}), "Only those older than the one with this `seq`"),
+            parameter("limit", json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 50}), "How many"),
+        ],
+        "responses": {"200": response("A page", JSON, page, example)},
+    });
+    guarded(operation, &[own(Code::InvalidRequest), own(Code::LedgerUnavailable)])
+}
+
+fn denial() -> Value {
+    let optional = |description: &str| json!({"type": ["string", "null"], "description": description});
+    json!({
+        "seq": {"type": "integer", "minimum": 1},
+        "denied_at": {"type": "string", "format": "date-time"},
+        "tenant": {"type": "string", "description": "Empty for demo mode"},
+        "reason": {"type": "string", "description": "The refusal's code"},
+        "action": {"type": "string", "description": "As the client called it"},
+        "action_hash": hex_digest("Of the action and its payload"),
+        "nonce": {"type": "string"},
+        "approval_id": optional("The approval that it carried"),
+        "key_id": optional("The name of the key that verified it, if it has one"),
+        "caller": optional("Who sent it, where callers are configured"),
+    })
 }
 
 fn own(code: Code) -> (Code, u16) {
@@ -166,6 +239,8 @@ fn summary() -> Value {
         "tenant": {"type": "string", "description": "Empty for demo mode"},
         "nonce": {"type": "string"},
         "approval_id": optional("The approval that it used"),
+        "key_id": optional("The name of the key that verified the approval, if it has one"),
+        "caller": optional("Who asked for it, where callers are configured"),
         "claimed_at": {"type": "string", "format": "date-time"},
     });
     let more = json!({
@@ -219,7 +294,7 @@ fn example() -> Value {
         "approval_id": "2f1c9a4e-0b7d-4c52-8e61-5d9c3a7b1f20",
         "claimed_at": "2026-02-17T10:00:00Z",
     });
-    for absent in ["settled_at", "settled_by", "status", "receipt"] {
+    for absent in ["key_id", "caller", "settled_at", "settled_by", "status", "receipt"] {
         example[absent] = Value::Null;
     }
     example["route"] = "POST /mail/send (payload) to mail: http://127.0.0.1:8700".into();

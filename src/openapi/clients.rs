@@ -140,7 +140,8 @@ fn ready() -> Value {
         response("They can", JSON, object(json!({"ready": {"const": true}})), json!({"ready": true})),
     );
     let reasons = json!({"type": "array", "items": {"type": "string"}, "minItems": 1, "description":
-        "`shutting_down`, `not_configured`, `ledger_waiting`, `ledger_checking`, `ledger_full`, `ledger_unavailable`"});
+        "`shutting_down`, `not_configured`, `ledger_waiting`, `ledger_checking`, `ledger_full`, `ledger_disk_low`, \
+         `ledger_unavailable`, `ledger_failover`, `ledger_not_synchronous`"});
     let schema = object(json!({"ready": {"const": false}, "reasons": reasons}));
     operation["responses"]["503"]["content"][JSON] =
         json!({"schema": schema, "example": {"ready": false, "reasons": ["ledger_checking"]}});
@@ -259,6 +260,7 @@ fn approved(mut request: Value) -> Value {
         approval_id: "2f1c9a4e-0b7d-4c52-8e61-5d9c3a7b1f20",
         tenant_id: "tenant-001",
         issued_at: "2026-02-17T10:00:00Z",
+        kid: None,
     };
     let artifact = approval::mint(&HmacKey::new(b"example"), parsed.action_hash(), &terms);
     let artifact = artifact.expect("the example's terms have their grammar").to_json();

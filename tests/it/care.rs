@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::Duration;
 
 use openexec_protocol::receipt;
 use rusqlite::{Connection, params};
@@ -12,13 +13,13 @@ use crate::forward::config;
 use crate::service::{After, Service, answer, json as json_answer};
 use crate::support::{Approval, Response, Setup, approved, request};
 
-fn ledger(setup: &Setup, arguments: &[&str]) -> Output {
+pub fn ledger(setup: &Setup, arguments: &[&str]) -> Output {
     setup.command(&[&["ledger"], arguments].concat()).output().unwrap()
 }
 
 /// Its exit code, and what it must have printed.
 #[track_caller]
-fn must(output: &Output, code: i32, printed: &[&str]) -> String {
+pub fn must(output: &Output, code: i32, printed: &[&str]) -> String {
     let text = String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned();
     assert_eq!(output.status.code(), Some(code), "{text}");
     for part in printed {
@@ -31,7 +32,7 @@ fn path(setup: &Setup, name: &str) -> PathBuf {
     setup.directory.path().join(name)
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -116,13 +117,13 @@ fn an_export_moves_everything_to_another_ledger() {
     let without_end = exported.trim_end().rsplit_once('\n').unwrap().0;
     let altered = exported.replace(r#"{\"sent\": true}"#, r#"{\"sent\": false}"#);
     assert_ne!(altered, exported);
-    let newer = exported.replacen(r#""openexec_export":1"#, r#""openexec_export":2"#, 1);
+    let newer = exported.replacen(r#""openexec_export":2"#, r#""openexec_export":3"#, 1);
     let unknown_member = exported.replacen(r#""tenant""#, r#""x":1,"tenant""#, 1);
     for (wrong, said) in [
         (without_end, "ends early"),
         (&exported[..exported.len() - 40], "line 5"),
         (&altered, "line 2: execution"),
-        (&newer, "format 2"),
+        (&newer, "format 3"),
         (&unknown_member, "line 2: no execution"),
         ("{}\n", "neither an export"),
         ("", "neither an export"),
@@ -144,6 +145,8 @@ fn an_export_moves_everything_to_another_ledger() {
     let policies: String =
         Connection::open(path(&other, "other.db")).unwrap().query_row(policies, [], |r| r.get(0)).unwrap();
     assert_eq!(policies, "operator");
+    // Again, and as a version wrote it that knew neither keys nor callers.
+    std::fs::write(&export, exported.replacen(r#""openexec_export":2"#, r#""openexec_export":1"#, 1)).unwrap();
     must(&import("export.jsonl"), 0, &["imported 0 executions", "4 were here already"]);
     must(&ledger(&other, &["check"]), 0, &["1 NOT_EXECUTED", "1 UNKNOWN", "2 DONE", "receipts    2 checked"]);
     let asked = service.seen().len();
@@ -274,6 +277,47 @@ fn what_is_old_is_forgotten_when_asked_and_nothing_that_still_counts() {
     // And the fence, should the clock say that it is young.
     let server = setup.at("2020-01-01T00:00:10Z").start();
     server.execute(&again).must_be(403, "approval_predates_ledger", "");
+}
+
+#[test]
+fn a_server_forgets_what_is_old() {
+    let setup = Setup::clawshield().at("2026-03-01T12:00:00Z");
+    let server = setup.start();
+    let issued_at = "2026-03-01T12:00:00Z".to_owned();
+    let approval = |id| Approval { approval_id: id, issued_at: issued_at.clone(), ..Default::default() };
+    let bodies = ["a-1", "a-2"].map(|id| approved("echo", &json!({"id": id}), id, &approval(id)));
+    let answers = bodies.each_ref().map(|body| server.execute(body));
+    server.stop();
+    // As long as the file says; the first look is at the start.
+    let setup = setup.file("retention: {results: 40d}").at("2026-04-02T12:00:00Z");
+    let server = setup.start();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(server.execute(&bodies[0]).body, answers[0].body);
+    server.stop();
+    let setup = setup.file("{}");
+    let server = setup.start();
+    server.await_metric("openexec_ledger_results_forgotten_total", 2.0);
+    for (body, answer) in bodies.iter().zip(&answers) {
+        let gone = server.execute(body);
+        gone.must_be(410, "result_expired", "no longer kept");
+        assert_eq!(gone.json()["receipt"], json!(answer.header("openexec-receipt").unwrap()));
+    }
+    server.must_be_well();
+    server.stop();
+    // Executions only where that is asked for, and not the newest.
+    let setup = setup.file("retention: {tombstones: 31d}");
+    let server = setup.start();
+    server.await_metric("openexec_ledger_executions_forgotten_total", 1.0);
+    server.execute(&bodies[0]).must_be(403, "approval_expired", "");
+    server.execute(&bodies[1]).must_be(410, "result_expired", "");
+    server.stop();
+    // The clock is set back: the approval is young again, and behind the fence.
+    let setup = setup.at("2026-03-01T12:00:10Z");
+    let server = setup.start();
+    server.execute(&bodies[0]).must_be(403, "approval_predates_ledger", "");
+    server.execute(&bodies[1]).must_be(410, "result_expired", "");
+    server.stop();
+    must(&ledger(&setup, &["check"]), 0, &["1 DONE", "openexec.db.anchor fits", "The ledger is good"]);
 }
 
 #[test]

@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use crate::support::{Approval, SECRET, Setup, approved, request};
 
-fn run(command: &mut Command, input: &str) -> Output {
+pub fn run(command: &mut Command, input: &str) -> Output {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // A command that refuses its arguments reads nothing.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
@@ -45,7 +45,7 @@ fn an_approval_is_explained_step_by_step() {
     };
     let (code, said) = verify(&approved("echo", &json!({}), "n", &Approval::default()));
     assert_eq!(code, Some(0), "{said}");
-    assert_eq!(said.matches("yes  ").count(), 8, "{said}");
+    assert_eq!(said.matches("yes  ").count(), 9, "{said}");
     let forged = Approval { secret: "wrong", tenant: "tenant-002", ..Approval::default() };
     let (code, said) = verify(&approved("echo", &json!({"a": 1}), "n", &forged).replace("\"a\":1", "\"a\":2"));
     assert_eq!(code, Some(1));
@@ -180,11 +180,14 @@ fn everything_that_is_wrong_is_listed_at_once() {
     let file = Setup::clawshield().file("mode: clawshield\nreplay:\n  on_mismatch: original\n");
     let output = run(&mut file.command(&["validate"]), "");
     assert!(text(&output.stderr).contains("replay.on_mismatch may be `original` in demo mode only"));
-    let nothing = Setup::demo()
-        .with("OPENEXEC_LOG_FORMAT", "jsno")
-        .file("limits: {connection_requests: 0, in_flight: 0, header_time: 900000h}\nshutdown: {timeout: 2days}");
+    let nothing = Setup::demo().with("OPENEXEC_LOG_FORMAT", "jsno").file(
+        "limits: {connection_requests: 0, in_flight: 0, header_time: 900000h}\nshutdown: {timeout: 2days}\n\
+               retention: {results: 5s, tombstones: 24h}",
+    );
     let said = text(&run(&mut nothing.command(&["validate"]), "").stderr);
-    for word in ["connection_requests", "in_flight", "header_time", "shutdown.timeout", "OPENEXEC_LOG_FORMAT"] {
+    let words = ["connection_requests", "in_flight", "header_time", "shutdown.timeout", "OPENEXEC_LOG_FORMAT"];
+    let ages = ["retention.results must be at least 1m", "retention.tombstones must be at least 1day 1m"];
+    for word in words.into_iter().chain(ages) {
         assert!(said.contains(word), "{word:?} is not in {said}");
     }
     let unknown = Setup::demo().file("limits:\n  in_fligth: 5\n");
@@ -192,6 +195,14 @@ fn everything_that_is_wrong_is_listed_at_once() {
     assert!(said.contains("openexec.yaml") && said.contains("in_fligth") && said.contains('2'), "{said}");
     let good = run(&mut Setup::clawshield().command(&["validate"]), "");
     assert_eq!((good.status.code(), text(&good.stdout).contains("is good: clawshield mode")), (Some(0), true));
+}
+
+/// What an image sets cannot be taken away by whoever runs it, as in Kubernetes.
+#[test]
+fn an_emptied_address_leaves_the_word_to_the_file() {
+    let setup = Setup::demo().with("OPENEXEC_LISTEN", "").file("listen: 127.0.0.1:5017\n");
+    let output = run(&mut setup.command(&["validate"]), "");
+    assert!(output.status.success() && text(&output.stdout).contains("127.0.0.1:5017"), "{}", text(&output.stderr));
 }
 
 #[test]
@@ -314,4 +325,16 @@ fn help_names_the_commands_and_the_exit_codes() {
     for word in ["serve", "validate", "mint", "verify", "Exit codes", "OPENEXEC_CONFIG"] {
         assert!(help.contains(word), "{word:?} is not in {help}");
     }
+}
+
+#[test]
+fn whoever_has_read_enough_may_close_the_pipe() {
+    let setup = Setup::clawshield();
+    let path = setup.directory.path().join("request.json");
+    std::fs::write(&path, approved("echo", &json!({}), "n", &Approval::default())).unwrap();
+    let mut command = setup.command(&["verify", "approval", path.to_str().unwrap()]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
 }

@@ -1,5 +1,6 @@
 //! What can be wrong with the ledger's file: each has a defined outcome and a message that says what to do.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -72,30 +73,51 @@ fn a_newer_schema_is_refused() {
     must_not_start(&setup, 78, &["schema version 99"]);
 }
 
+/// From each version that there was, made by taking away what the later ones brought.
 #[test]
 fn an_older_schema_is_brought_up_to_date() {
-    let setup = Setup::demo();
-    let server = setup.start();
-    let body = request("echo", &json!({"a": 1}), "n");
-    let before = server.execute(&body);
-    server.stop();
-    Connection::open(setup.ledger())
-        .unwrap()
-        .execute_batch(
-            "DROP INDEX executions_not_executed;
-             ALTER TABLE executions DROP COLUMN route;
-             ALTER TABLE executions DROP COLUMN policy;
-             ALTER TABLE executions DROP COLUMN headers;
-             ALTER TABLE executions DROP COLUMN settled_by;
-             UPDATE executions SET status = 200;
-             PRAGMA user_version = 1;",
-        )
-        .unwrap();
-    let server = setup.start();
-    let after = server.execute(&body);
-    after.must_be_executed(true);
-    assert_eq!((&after.body, after.header("openexec-upstream-status")), (&before.body, None));
-    server.execute(&request("echo", &json!({"a": 1}), "m")).must_be_executed(false);
+    let back = [
+        "ALTER TABLE executions DROP COLUMN key_id; ALTER TABLE executions DROP COLUMN caller; DROP TABLE denials;
+         PRAGMA user_version = 3;",
+        "DROP INDEX executions_kept; PRAGMA user_version = 2;",
+        "DROP INDEX executions_not_executed;
+         ALTER TABLE executions DROP COLUMN route;
+         ALTER TABLE executions DROP COLUMN policy;
+         ALTER TABLE executions DROP COLUMN headers;
+         ALTER TABLE executions DROP COLUMN settled_by;
+         UPDATE executions SET status = 200;
+         PRAGMA user_version = 1;",
+    ];
+    for steps in 1..=back.len() {
+        let setup = Setup::demo();
+        let server = setup.start();
+        let body = request("echo", &json!({"a": 1}), "n");
+        let before = server.execute(&body);
+        server.stop();
+        let fresh = schema(&setup);
+        let connection = Connection::open(setup.ledger()).unwrap();
+        back[..steps].iter().for_each(|sql| connection.execute_batch(sql).unwrap());
+        drop(connection);
+        let server = setup.start();
+        let after = server.execute(&body);
+        after.must_be_executed(true);
+        assert_eq!((&after.body, after.header("openexec-upstream-status")), (&before.body, None));
+        server.execute(&request("echo", &json!({"a": 1}), "m")).must_be_executed(false);
+        server.stop();
+        assert_eq!(schema(&setup), fresh);
+    }
+}
+
+/// Columns and indexes of every table; SQLite keeps no other order than that of their making.
+fn schema(setup: &Setup) -> BTreeSet<String> {
+    let connection = Connection::open(setup.ledger()).unwrap();
+    let columns = "SELECT m.name || '.' || c.name || ' ' || c.type || ' ' || c.\"notnull\"
+                   FROM sqlite_schema AS m, pragma_table_info(m.name) AS c WHERE m.type = 'table'";
+    let indexes = "SELECT sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL";
+    let rows = |sql: &str| -> Vec<String> {
+        connection.prepare(sql).unwrap().query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    [rows(columns), rows(indexes)].concat().into_iter().collect()
 }
 
 #[test]
@@ -123,6 +145,17 @@ fn a_damaged_file_is_found_by_the_check_after_a_crash() {
     connection.execute("UPDATE meta SET value = '0' WHERE key = 'clean'", []).unwrap();
     drop(connection);
     must_not_start(&setup, 74, &["damaged", "backup"]);
+}
+
+/// It was made, and nothing was ever served from it: there is nothing that it could have forgotten.
+#[test]
+fn a_first_start_that_fails_leaves_no_fence_behind() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let setup = Setup::clawshield().with("OPENEXEC_LISTEN", &taken.local_addr().unwrap().to_string());
+    must_not_start(&setup, 69, &["cannot be listened on"]);
+    assert!(setup.ledger().exists());
+    let server = setup.with("OPENEXEC_LISTEN", "127.0.0.1:0").start();
+    server.execute(&approved("echo", &json!({}), "n", &Approval::default())).must_be_executed(false);
 }
 
 #[test]

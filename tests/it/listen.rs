@@ -16,7 +16,7 @@ use crate::network::Authority;
 use crate::support::{Client, PATIENCE, Process, Setup, free, metric, request};
 
 /// A request, and what comes until the connection ends.
-fn exchange(stream: &mut (impl Read + Write), nonce: &str) -> std::io::Result<String> {
+pub fn exchange(stream: &mut (impl Read + Write), nonce: &str) -> std::io::Result<String> {
     let body = request("echo", &json!({}), nonce);
     let length = body.len();
     write!(
@@ -36,20 +36,20 @@ fn must_be_executed(answer: std::io::Result<String>, replayed: bool) {
 }
 
 /// What a client offers and expects.
-struct Offer<'a> {
-    authority: &'a Authority,
-    name: &'a str,
-    certificate: Option<(String, String)>,
-    versions: &'a [&'static rustls::SupportedProtocolVersion],
-    alpn: &'a [&'a [u8]],
+pub struct Offer<'a> {
+    pub authority: &'a Authority,
+    pub name: &'a str,
+    pub certificate: Option<(String, String)>,
+    pub versions: &'a [&'static rustls::SupportedProtocolVersion],
+    pub alpn: &'a [&'a [u8]],
 }
 
 impl<'a> Offer<'a> {
-    fn new(authority: &'a Authority) -> Self {
+    pub fn new(authority: &'a Authority) -> Self {
         Offer { authority, name: "localhost", certificate: None, versions: rustls::ALL_VERSIONS, alpn: &[] }
     }
 
-    fn connect(&self, address: SocketAddr) -> StreamOwned<ClientConnection, TcpStream> {
+    pub fn connect(&self, address: SocketAddr) -> StreamOwned<ClientConnection, TcpStream> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.authority.path("ca.pem")).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -79,7 +79,7 @@ fn start(listeners: &str) -> (Setup, Process) {
     start_with(listeners, "")
 }
 
-fn start_with(listeners: &str, more: &str) -> (Setup, Process) {
+pub fn start_with(listeners: &str, more: &str) -> (Setup, Process) {
     let plain = free();
     let setup = Setup::demo().without("OPENEXEC_LISTEN").file(&format!("listen:\n  - {plain}\n{listeners}{more}"));
     let mut command = setup.command(&[]);
@@ -95,7 +95,7 @@ fn becomes(server: &Process, line: &str, value: f64) {
     }
 }
 
-fn tls(address: &str, (certificate, key): &(String, String), more: &str) -> String {
+pub fn tls(address: &str, (certificate, key): &(String, String), more: &str) -> String {
     format!("  - address: {address}\n    tls: {{certificate: \"{certificate}\", key: \"{key}\"{more}}}\n")
 }
 

@@ -1,7 +1,7 @@
 //! Between the gate and a service: addresses, names, certificates, connections.
 
 use std::io::Write;
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use openexec::config::Config;
 use openexec::metrics::Metrics;
 use openexec::upstream::{Upstream, body_of};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::files::in_mount_namespace;
@@ -49,6 +50,38 @@ fn a_connection_that_was_closed_while_it_waited_is_not_used() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(service.seen().len(), 3);
+}
+
+/// Its queue of connections is full, so whoever asks for one gets no answer at all.
+#[test]
+fn a_service_that_does_not_answer_in_time_is_not_connected() {
+    let queue = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    queue.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    queue.listen(0).unwrap();
+    let address = queue.local_addr().unwrap();
+    let full: Vec<_> =
+        std::iter::repeat_with(|| Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()).take(3).collect();
+    for socket in &full {
+        socket.set_nonblocking(true).unwrap();
+        let _in_progress = socket.connect(&address);
+    }
+    let gate = |connect_timeout: &str| {
+        let service = format!("\"http://{}\"", address.as_socket().unwrap());
+        Setup::demo().file(&addresses(&service, &format!(", connect_timeout: {connect_timeout}"))).start()
+    };
+    let (impatient, patient) = (gate("100ms"), gate("15s"));
+    send(&impatient, "1").must_be(502, "upstream_unreachable", "");
+    let service = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| send(&patient, "1"));
+        // Longer than the time that there is unless another is configured.
+        std::thread::sleep(Duration::from_millis(1_500));
+        let service = Service::on(queue.into(), ok);
+        asked.join().unwrap().must_be_executed(false);
+        service
+    });
+    // Nothing was sent or stored.
+    send(&impatient, "1").must_be_executed(false);
+    assert_eq!(service.seen().len(), 2);
 }
 
 /// Between the look at the connection and the first byte: it is certain that nothing was sent.
@@ -134,26 +167,18 @@ fn an_address_that_fails_its_checks_is_tried_last_until_it_passes_them() {
     let health = ", health: {active: {path: /healthz, interval: 50ms, unhealthy: 2, healthy: 2}}";
     let server = Setup::demo().file(&addresses(&list, health)).start();
     let healthy = r#"openexec_upstream_addresses{upstream="service",which="healthy"}"#;
-    await_metric(&server, healthy, 1.0);
+    server.await_metric(healthy, 1.0);
     for at in 0..6 {
         send(&server, &at.to_string()).must_be_executed(false);
     }
     let sent = |service: &Service| service.seen().iter().filter(|seen| seen.line.starts_with("POST")).count();
     assert_eq!((sent(&first), sent(&second)), (0, 6));
     sick.store(false, std::sync::atomic::Ordering::SeqCst);
-    await_metric(&server, healthy, 2.0);
+    server.await_metric(healthy, 2.0);
     for at in 6..12 {
         send(&server, &at.to_string()).must_be_executed(false);
     }
     assert_eq!((sent(&first), sent(&second)), (3, 9));
-}
-
-fn await_metric(server: &Server, line: &str, value: f64) {
-    let deadline = Instant::now() + PATIENCE;
-    while server.metric(line) != value {
-        assert!(Instant::now() < deadline, "{line} is {}", server.metric(line));
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
@@ -197,6 +222,7 @@ impl Authority {
     /// `NAME.pem` and `NAME.key`
     pub fn issue(&self, name: &str, days: i64) -> (String, String) {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         let now = time::OffsetDateTime::now_utc();
         params.not_before = now - time::Duration::days(10);
         params.not_after = now + time::Duration::days(days);

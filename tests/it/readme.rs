@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::support::Setup;
 
 /// The `sh` blocks of a page.
-fn blocks(page: &str) -> Vec<String> {
+pub fn blocks(page: &str) -> Vec<String> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
     let mut blocks = Vec::new();
     let mut rest = text.as_str();
@@ -51,7 +51,7 @@ fn checkout() -> TempDir {
 }
 
 /// One script, in the shell that a person would type it into; what each block printed.
-fn type_in(directory: &Path, blocks: &[String]) -> Vec<String> {
+pub fn type_in(directory: &Path, blocks: &[String]) -> Vec<String> {
     // Whatever happens, nothing stays behind on the ports.
     let begin = "set -eo pipefail -m\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n";
     let script = format!("{begin}{}", blocks.join("\necho; echo ---\n"));

@@ -14,18 +14,18 @@ use crate::forward::config;
 use crate::service::{After, Seen, Service, answer, json as json_answer};
 use crate::support::{Client, PATIENCE, Process, Response, Server, Setup, request};
 
-const TOKEN: &str = "operator-token-of-a-test";
-const READ_TOKEN: &str = "reader-token-of-a-test";
+pub const TOKEN: &str = "operator-token-of-a-test";
+pub const READ_TOKEN: &str = "reader-token-of-a-test";
 
 fn start(address: SocketAddr, action: &str) -> Server {
     with_tokens(Setup::demo()).file(&config(address, action)).start()
 }
 
-fn with_tokens(setup: Setup) -> Setup {
+pub fn with_tokens(setup: Setup) -> Setup {
     setup.with("OPENEXEC_ADMIN_TOKEN", TOKEN).with("OPENEXEC_ADMIN_READ_TOKEN", READ_TOKEN)
 }
 
-fn admin(address: SocketAddr, method: &str, path: &str, token: &str, body: &str) -> Response {
+pub fn admin(address: SocketAddr, method: &str, path: &str, token: &str, body: &str) -> Response {
     let mut client = Client::connect(address);
     client
         .send(format!(

@@ -29,7 +29,7 @@ pub fn reload(server: &Process, line: &str) {
 }
 
 /// As a careful editor does it.
-fn replace(path: &Path, text: &str) {
+pub fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(new, path).unwrap();

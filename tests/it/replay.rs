@@ -125,7 +125,9 @@ fn a_late_retry_works_and_an_unauthentic_one_does_not() {
     let server = setup.start();
     server.execute(&body).must_be_executed(false);
     server.stop();
-    let later = Setup { clock: Setup::demo().at("2030-01-01T00:00:00Z").clock, ..setup };
+    // Long after the approval; not so long that the result is forgotten.
+    let tomorrow = timestamp::print(Utc::now() + TimeDelta::days(1));
+    let later = Setup { clock: Setup::demo().at(&tomorrow).clock, ..setup };
     let server = later.start();
     server.execute(&body).must_be_executed(true);
     let forged = approved("echo", &json!({}), "n", &Approval { secret: "wrong", ..Approval::default() });

@@ -41,7 +41,10 @@ impl Service {
     }
 
     pub fn start_at(address: &str, script: impl Fn(&Seen, &mut TcpStream) -> After + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+        Service::on(TcpListener::bind(address).unwrap(), script)
+    }
+
+    pub fn on(listener: TcpListener, script: impl Fn(&Seen, &mut TcpStream) -> After + Send + Sync + 'static) -> Self {
         let service = Service {
             address: listener.local_addr().unwrap(),
             connections: Arc::default(),

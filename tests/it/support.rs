@@ -6,16 +6,17 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use openexec::app::{self, Parts, Running};
 use openexec::clock::{Clock, SystemClock};
 use openexec::config::Config;
 use openexec::config::listener::Place;
 use openexec::registry::{Dispatch, Effect, Ended, Handler, Ready, Registry};
-use openexec_protocol::approval::{self, HmacKey, Terms};
+use openexec_protocol::approval::{self, HmacKey, PrivateKey, Terms};
 use openexec_protocol::canonical::{CanonicalText, Limits};
 use openexec_protocol::receipt::ResultText;
 use openexec_protocol::refusal::Refusal;
@@ -168,9 +169,19 @@ impl Clock for Stopped {
     }
 }
 
-/// An address that was free a moment ago.
+/// An address that nobody listens on. Never the same one twice, and none that the system gives to somebody else meanwhile:
+/// its own choices begin at 32768 (`ip_local_port_range`).
 pub fn free() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 12_000;
+    const COUNT: u16 = 20_000;
+    let start = (std::process::id() % u32::from(COUNT)) as u16;
+    loop {
+        let port = FIRST + (start + TRIED.fetch_add(1, Ordering::Relaxed) % COUNT) % COUNT;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().unwrap().to_string();
+        }
+    }
 }
 
 pub struct Server {
@@ -198,6 +209,16 @@ impl Server {
 
     pub fn metric(&self, line: &str) -> f64 {
         metric(self.admin, line)
+    }
+
+    /// For what is counted behind an answer: its client may ask before that.
+    #[track_caller]
+    pub fn await_metric(&self, line: &str, value: f64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.metric(line) != value {
+            assert!(Instant::now() < deadline, "{line} is {}", self.metric(line));
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub fn stop(mut self) {
@@ -320,7 +341,7 @@ impl Client {
         Client::new(TcpStream::connect(address).unwrap())
     }
 
-    fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Client { stream, buffer: Vec::new() }
@@ -468,11 +489,24 @@ pub struct Approval<'a> {
     pub approval_id: &'a str,
     pub tenant: &'a str,
     pub issued_at: String,
+    pub kid: Option<&'a str>,
+    /// Signs it in the Ed25519 form, instead of the secret in the other one.
+    pub private_key: Option<&'a PrivateKey>,
+    pub expires_at: String,
 }
 
 impl Default for Approval<'_> {
     fn default() -> Self {
-        Approval { secret: SECRET, approval_id: "approval-1", tenant: TENANT, issued_at: timestamp::print(Utc::now()) }
+        let after = |minutes| timestamp::print(Utc::now() + TimeDelta::minutes(minutes));
+        Approval {
+            secret: SECRET,
+            approval_id: "approval-1",
+            tenant: TENANT,
+            issued_at: after(0),
+            kid: None,
+            private_key: None,
+            expires_at: after(5),
+        }
     }
 }
 
@@ -480,8 +514,17 @@ impl Default for Approval<'_> {
 pub fn approved(action: &str, payload: &Value, nonce: &str, approval: &Approval<'_>) -> String {
     let mut body: Value = serde_json::from_str(&request(action, payload, nonce)).unwrap();
     let parsed = Request::parse(body.to_string().as_bytes(), Limits::default()).unwrap();
-    let terms = Terms { approval_id: approval.approval_id, tenant_id: approval.tenant, issued_at: &approval.issued_at };
-    let artifact = approval::mint(&HmacKey::new(approval.secret.as_bytes()), parsed.action_hash(), &terms).unwrap();
+    let terms = Terms {
+        approval_id: approval.approval_id,
+        tenant_id: approval.tenant,
+        issued_at: &approval.issued_at,
+        kid: approval.kid,
+    };
+    let hash = parsed.action_hash();
+    let artifact = match approval.private_key {
+        Some(key) => approval::mint_ed25519(key, hash, &terms, &approval.expires_at).unwrap(),
+        None => approval::mint(&HmacKey::new(approval.secret.as_bytes()), hash, &terms).unwrap(),
+    };
     body["approval_artifact"] = serde_json::from_str(&artifact.to_json()).unwrap();
     body.to_string()
 }

@@ -73,11 +73,21 @@ fn receipts_verify() {
 
 #[test]
 fn approvals_have_the_verdict_and_the_code() {
-    let vectors = vectors("approvals.json");
+    have_verdicts("approvals.json", "CLAWSHIELD_SECRET_KEY", "secret_key");
+}
+
+#[test]
+fn ed25519_approvals_have_the_verdict_and_the_code() {
+    have_verdicts("approvals-ed25519.json", "CLAWSHIELD_PUBLIC_KEY", "public_key_pem");
+}
+
+fn have_verdicts(file: &str, variable: &'static str, key: &str) {
+    let vectors = vectors(file);
     for row in rows(&vectors["cases"]) {
         // A ledger of its own for each, since they share a nonce and an approval.
         let server = Setup::clawshield()
-            .with("CLAWSHIELD_SECRET_KEY", vectors["secret_key"].as_str().unwrap())
+            .without("CLAWSHIELD_SECRET_KEY")
+            .with(variable, vectors[key].as_str().unwrap())
             .with("CLAWSHIELD_TENANT_ID", vectors["tenant_id"].as_str().unwrap())
             .at(vectors["now"].as_str().unwrap())
             .start();

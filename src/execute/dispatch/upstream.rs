@@ -1,7 +1,8 @@
 //! An action that an upstream does: one request, made of the canonical bytes, sent once; its answer read whole.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use super::InvalidPayload;
 use super::result::{self, Collected};
 use crate::clock::Clock;
 use crate::config::action::{BodyForm, Forward, Recovery};
-use crate::ledger::{Record, RecoveryPolicy};
+use crate::ledger::{Lease, Record, RecoveryPolicy};
 use crate::listen::Permit;
 use crate::registry::{Dispatch, Effect, Ended, Ready, Recovered};
 use crate::trace::Context;
@@ -34,6 +35,10 @@ pub struct Forwarded {
 
 /// The status of an execution of which not a byte was sent.
 const NOT_SENT: u16 = 409;
+/// How much later than it is over a process that runs notices at most that the time is over.
+const LATE: Duration = Duration::from_millis(200);
+/// For what has come already.
+const LAST_LOOK: Duration = Duration::from_millis(200);
 /// As far as two clocks may be apart.
 const CLOCKS_APART: TimeDelta = TimeDelta::minutes(1);
 
@@ -76,7 +81,7 @@ impl Effect for Forwarded {
         Ok(Box::new(move |dispatch| async move { send(&config, connection, &dispatch).await }.boxed()))
     }
 
-    async fn recover(&self, record: &Record, memory: Arc<Permit>) -> Recovered {
+    async fn recover(&self, record: &Record, memory: Arc<Permit>, lease: Option<Arc<Lease>>) -> Recovered {
         let Some(dispatched) = &record.dispatched else { return Recovered::Operator };
         let (route, policy) = self.route();
         // Another route could do another thing, or know nothing of the key; so could a service that promised less then.
@@ -89,7 +94,7 @@ impl Effect for Forwarded {
         }
         match &self.config.recovery {
             Recovery::Operator => Recovered::Operator,
-            Recovery::Idempotent { window } => self.send_again(record, *window, memory).await,
+            Recovery::Idempotent { window } => self.send_again(record, *window, memory, lease).await,
             Recovery::Probe { path, settle, window } => {
                 if self.age(record) >= delta(*window) {
                     return Recovered::Operator;
@@ -108,7 +113,13 @@ impl Forwarded {
         self.clock.now() - record.claimed_at
     }
 
-    async fn send_again(&self, record: &Record, window: Duration, memory: Arc<Permit>) -> Recovered {
+    async fn send_again(
+        &self,
+        record: &Record,
+        window: Duration,
+        memory: Arc<Permit>,
+        lease: Option<Arc<Lease>>,
+    ) -> Recovered {
         let payload = record.dispatched.as_ref().and_then(|dispatched| dispatched.payload.as_deref());
         let no_limits = Limits { depth: usize::MAX, nodes: usize::MAX };
         let Some(Ok(payload)) = payload.map(|text| CanonicalText::parse(text.as_bytes(), no_limits)) else {
@@ -129,6 +140,7 @@ impl Forwarded {
             trace: Context::child_of(None),
             tracestate: None,
             memory,
+            lease,
         };
         match send(&self.config, connection, &dispatch).await {
             Ended::Answered { status: Some(status), .. } if says_nothing(status) => Recovered::AskAgain,
@@ -172,7 +184,13 @@ async fn send(config: &Forward, connection: Connection, dispatch: &Dispatch) -> 
         return Ended::NotExecuted { status: NOT_SENT };
     };
     let watch = connection.watch();
-    let answered = timeout(config.timeout, async {
+    // The last thing before the first byte: this process may have been stopped for long on its way here.
+    if dispatch.lease.as_ref().is_some_and(|lease| !lease.lasts_for(config.timeout)) {
+        tracing::warn!(execution_id = %dispatch.execution_id, "the lease could end before the answer: nothing was sent");
+        return Ended::NotExecuted { status: NOT_SENT };
+    }
+    let started = Instant::now();
+    let mut exchange = pin!(async {
         let response = connection.send(request).await.map_err(|error| {
             tracing::warn!(execution_id = %dispatch.execution_id, sent = watch.sent(), %error, "no answer");
         })?;
@@ -187,7 +205,12 @@ async fn send(config: &Forward, connection: Connection, dispatch: &Dispatch) -> 
             }
         }
     });
-    match answered.await {
+    let mut answered = timeout(config.timeout, &mut exchange).await;
+    // It was stopped itself while the time went by: what came meanwhile is there, and only not read yet.
+    if answered.is_err() && started.elapsed() > config.timeout + LATE {
+        answered = timeout(LAST_LOOK, &mut exchange).await;
+    }
+    match answered {
         Ok(Ok(ended)) => ended,
         // Not a byte was given to the transport.
         Ok(Err(())) if !watch.sent() => Ended::NotExecuted { status: NOT_SENT },

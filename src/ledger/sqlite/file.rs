@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::schema;
 use crate::config::ledger::SqliteConfig;
+use crate::ledger::Refused;
 use crate::ledger::anchor::with_suffix;
 
 /// Why a ledger file is not used. Each text says what to do about it.
@@ -77,6 +78,9 @@ pub enum OpenError {
     /// No thread for it.
     #[error("no thread could be started: {0}")]
     Thread(io::Error),
+    /// A database of others.
+    #[error(transparent)]
+    Postgres(#[from] Refused),
     /// Anything else.
     #[error("the ledger cannot be used: {0}")]
     Sqlite(#[from] rusqlite::Error),
@@ -89,6 +93,8 @@ impl OpenError {
         match self {
             E::InUse { .. } => 75,
             E::Missing(_) | E::NetworkFileSystem(..) | E::Foreign(_) | E::Legacy(_) | E::Newer { .. } => 78,
+            E::Postgres(Refused::NotThere(_)) => 69,
+            E::Postgres(_) => 78,
             _ => 74,
         }
     }

@@ -1,11 +1,13 @@
 //! The embedded ledger: one SQLite file, one writer thread, readers beside it.
 
-pub mod care;
+pub(super) mod care;
 mod checkpointer;
 mod file;
 mod keeper;
+mod retention;
 mod row;
 mod schema;
+mod statements;
 mod writer;
 
 use std::panic::AssertUnwindSafe;
@@ -26,8 +28,8 @@ use self::checkpointer::Checkpointer;
 use self::keeper::Keeper;
 use self::writer::{Job, Progress, Writer};
 use super::{
-    Claim, Claimed, Done, Execution, Filter, Ledger, LedgerError, NewExecution, OnFatal, Outcome, Record, Recoverable,
-    fence,
+    Claim, Claimed, DenialFilter, Denied, Done, Execution, Filter, Forgotten, Horizon, Ledger, LedgerError,
+    NewExecution, OnFatal, Outcome, Record, Recoverable, fence,
 };
 use crate::config::ledger::{FencePolicy, SqliteConfig};
 use crate::metrics::Metrics;
@@ -57,7 +59,6 @@ pub struct Sqlite {
     progress: Arc<Progress>,
     on_fatal: OnFatal,
     keeper: Mutex<Option<Keeper>>,
-    fence: Option<DateTime<Utc>>,
     _lock: file::Lock,
 }
 
@@ -141,6 +142,7 @@ impl OpenFile {
         set_meta(&connection, "clean", "0")?;
         let progress = Arc::new(Progress::default());
         progress.last_seq.store(last_seq, Ordering::Release);
+        *progress.fence.lock() = fence;
         let keeper = Keeper::start(config.clone(), self.ledger_id, progress.clone(), metrics.clone())?;
         let readers = (0..READERS).map(|_| file::connect_reader(&config.path).map(Mutex::new));
         let readers = readers.collect::<Result<_, _>>()?;
@@ -159,16 +161,7 @@ impl OpenFile {
                 }
             })
             .map_err(OpenError::Thread)?;
-        Ok(Sqlite {
-            jobs,
-            readers,
-            surveyor,
-            progress,
-            on_fatal,
-            keeper: Mutex::new(Some(keeper)),
-            fence,
-            _lock: self.lock,
-        })
+        Ok(Sqlite { jobs, readers, surveyor, progress, on_fatal, keeper: Mutex::new(Some(keeper)), _lock: self.lock })
     }
 }
 
@@ -191,13 +184,17 @@ fn create(connection: &Connection) -> Result<(), OpenError> {
 /// Brings an older ledger to today's columns, whole or not at all.
 fn migrate(connection: &Connection) -> Result<(), OpenError> {
     let version: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if version == 1 {
+    let steps: String = [(1, schema::MIGRATE_1), (2, schema::MIGRATE_2), (3, schema::MIGRATE_3)]
+        .into_iter()
+        .filter(|(from, _)| version <= *from)
+        .map(|(_, step)| step)
+        .collect();
+    if !steps.is_empty() {
         connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {} PRAGMA user_version = {}; COMMIT;",
-            schema::MIGRATE_1,
+            "BEGIN IMMEDIATE; {steps} PRAGMA user_version = {}; COMMIT;",
             schema::SCHEMA_VERSION
         ))?;
-        tracing::info!("the ledger was brought from version 1 to {}", schema::SCHEMA_VERSION);
+        tracing::info!("the ledger was brought from version {version} to {}", schema::SCHEMA_VERSION);
     }
     Ok(())
 }
@@ -377,8 +374,44 @@ impl Ledger for Sqlite {
         answer.await.map_err(|_| LedgerError::Closed)?
     }
 
+    fn deny(&self, denied: Denied, kept: usize) {
+        let _ = self.jobs.send(Job::Deny(Box::new(denied), kept));
+    }
+
+    async fn denials(&self, filter: &DenialFilter) -> Result<Vec<(i64, Denied)>, LedgerError> {
+        let DenialFilter { tenant, before, limit } = filter.clone();
+        self.survey(move |reader| match tenant {
+            None => {
+                reader.prepare_cached(schema::DENIALS)?.query_map(params![before, limit as i64], row::denied)?.collect()
+            }
+            Some(tenant) => reader
+                .prepare_cached(schema::DENIALS_OF_TENANT)?
+                .query_map(params![before, limit as i64, tenant], row::denied)?
+                .collect(),
+        })
+        .await
+    }
+
+    async fn retain(&self, horizon: &Horizon) -> Result<Forgotten, LedgerError> {
+        let horizon = *horizon;
+        let old = self.survey(move |reader| retention::find(reader, &horizon)).await?;
+        if old.is_empty() {
+            return Ok(Forgotten::default());
+        }
+        let fence = if old.executions.is_empty() { None } else { horizon.fence() };
+        // At work before it is stored: what is refused for it in vain would be refused for its age.
+        let fence = {
+            let mut own = self.progress.fence.lock();
+            *own = (*own).max(fence);
+            fence.and(*own)
+        };
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job::Forget { old, horizon, fence, reply }).map_err(|_| LedgerError::Closed)?;
+        answer.await.map_err(|_| LedgerError::Closed)?
+    }
+
     fn fence(&self) -> Option<DateTime<Utc>> {
-        self.fence
+        *self.progress.fence.lock()
     }
 
     fn trouble(&self) -> Option<&'static str> {

@@ -6,32 +6,7 @@ use rusqlite::types::{Type, ValueRef};
 use chrono::{DateTime, Utc};
 use openexec_protocol::timestamp;
 
-use crate::ledger::{Dispatched, Done, Execution, Outcome, Record, RecoveryPolicy, State};
-
-/// What a settled state adds to its row.
-pub(super) struct Columns<'s> {
-    pub(super) status: Option<u16>,
-    pub(super) receipt: Option<&'s str>,
-    pub(super) result: Option<&'s str>,
-    /// A JSON object; `None` when there are none.
-    pub(super) headers: Option<String>,
-}
-
-pub(super) fn columns(outcome: &Outcome) -> Columns<'_> {
-    match outcome {
-        Outcome::Done(done) => Columns {
-            status: done.upstream_status,
-            receipt: Some(&done.receipt),
-            result: Some(&done.result),
-            headers: (!done.headers.is_empty())
-                .then(|| serde_json::to_string(&done.headers).expect("strings are JSON")),
-        },
-        Outcome::NotExecuted { status } => {
-            Columns { status: Some(*status), receipt: None, result: None, headers: None }
-        }
-        Outcome::Unknown => Columns { status: None, receipt: None, result: None, headers: None },
-    }
-}
+use crate::ledger::{Denied, Dispatched, Done, Execution, Outcome, Record, RecoveryPolicy, State};
 
 /// Reads the first columns of every statement that returns executions.
 pub(super) fn execution(row: &Row<'_>) -> rusqlite::Result<Execution> {
@@ -51,7 +26,25 @@ pub(super) fn execution(row: &Row<'_>) -> rusqlite::Result<Execution> {
         "UNKNOWN" => State::Settled(Outcome::Unknown),
         _ => return Err(rusqlite::Error::InvalidColumnType(3, "state".to_owned(), Type::Text)),
     };
-    Ok(Execution { id: row.get(0)?, action: row.get(1)?, action_hash: row.get(2)?, state })
+    Ok(Execution { id: row.get(0)?, action: row.get(1)?, action_hash: row.get(2)?, key_id: row.get(8)?, state })
+}
+
+/// Reads the columns of the statements that return refused requests.
+pub(super) fn denied(row: &Row<'_>) -> rusqlite::Result<(i64, Denied)> {
+    let denied_at = timestamp::parse(row.get_ref(1)?.as_str()?)
+        .ok_or_else(|| rusqlite::Error::InvalidColumnType(1, "denied_at".to_owned(), Type::Text))?;
+    let denied = Denied {
+        denied_at,
+        tenant: row.get(2)?,
+        reason: row.get(3)?,
+        action: row.get(4)?,
+        action_hash: row.get(5)?,
+        nonce: row.get(6)?,
+        approval_id: row.get(7)?,
+        key_id: row.get(8)?,
+        caller: row.get(9)?,
+    };
+    Ok((row.get(0)?, denied))
 }
 
 /// Reads the columns of the statements that return records.
@@ -60,23 +53,24 @@ pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         timestamp::parse(text).ok_or_else(|| rusqlite::Error::InvalidColumnType(at, name.to_owned(), Type::Text))
     };
     let settled_at: Option<DateTime<Utc>> =
-        row.get_ref(13)?.as_str_or_null()?.map(|text| time(13, "settled_at", text)).transpose()?;
-    let dispatched = match row.get::<_, Option<String>>(16)? {
+        row.get_ref(14)?.as_str_or_null()?.map(|text| time(14, "settled_at", text)).transpose()?;
+    let dispatched = match row.get::<_, Option<String>>(17)? {
         None => None,
         Some(route) => {
-            let policy = RecoveryPolicy::parse(row.get_ref(17)?.as_str()?);
-            Some(Dispatched { payload: row.get(15)?, route, policy })
+            let policy = RecoveryPolicy::parse(row.get_ref(18)?.as_str()?);
+            Some(Dispatched { payload: row.get(16)?, route, policy })
         }
     };
     Ok(Record {
         execution: execution(row)?,
-        seq: row.get(8)?,
-        tenant: row.get(9)?,
-        nonce: row.get(10)?,
-        approval_id: row.get(11)?,
-        claimed_at: time(12, "claimed_at", row.get_ref(12)?.as_str()?)?,
+        seq: row.get(9)?,
+        tenant: row.get(10)?,
+        nonce: row.get(11)?,
+        approval_id: row.get(12)?,
+        claimed_at: time(13, "claimed_at", row.get_ref(13)?.as_str()?)?,
         settled_at,
-        settled_by: row.get(14)?,
+        settled_by: row.get(15)?,
         dispatched,
+        caller: row.get(19)?,
     })
 }

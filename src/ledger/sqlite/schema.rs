@@ -4,10 +4,33 @@
 /// `PRAGMA application_id`: "OPEX".
 pub(super) const APPLICATION_ID: i32 = 0x4f50_4558;
 /// `PRAGMA user_version`: a newer one is refused.
-pub(super) const SCHEMA_VERSION: i32 = 2;
+pub(super) const SCHEMA_VERSION: i32 = 4;
+
+/// Authentic requests that were refused.
+macro_rules! denials {
+    () => {
+        "
+CREATE TABLE denials (
+    seq         INTEGER PRIMARY KEY,
+    denied_at   TEXT NOT NULL,
+    tenant      TEXT NOT NULL,
+    reason      TEXT NOT NULL,
+    action      TEXT NOT NULL,
+    action_hash TEXT NOT NULL,
+    nonce       TEXT NOT NULL,
+    approval_id TEXT,
+    key_id      TEXT,
+    caller      TEXT
+) STRICT;
+
+CREATE INDEX denials_tenant ON denials (tenant, seq);
+"
+    };
+}
 
 /// `OR` where `IN` would read better: SQLite builds a temporary table for each `IN` list at each insert.
-pub(super) const CREATE: &str = "
+pub(super) const CREATE: &str = concat!(
+    "
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -33,7 +56,9 @@ CREATE TABLE executions (
     route              TEXT,
     policy             TEXT,
     headers            TEXT,
-    settled_by         TEXT
+    settled_by         TEXT,
+    key_id             TEXT,
+    caller             TEXT
 ) STRICT;
 
 CREATE UNIQUE INDEX executions_id ON executions (id);
@@ -41,7 +66,11 @@ CREATE UNIQUE INDEX executions_nonce ON executions (tenant, nonce);
 CREATE UNIQUE INDEX executions_approval ON executions (tenant, approval_id) WHERE approval_id IS NOT NULL;
 CREATE INDEX executions_unsettled ON executions (seq) WHERE state = 'INTENT' OR state = 'UNKNOWN';
 CREATE INDEX executions_not_executed ON executions (seq) WHERE state = 'NOT_EXECUTED';
-";
+CREATE INDEX executions_kept ON executions (seq) WHERE result IS NOT NULL;
+
+",
+    denials!()
+);
 
 /// From version 1, which knew built-in actions only.
 pub(super) const MIGRATE_1: &str = "
@@ -53,19 +82,32 @@ CREATE INDEX executions_not_executed ON executions (seq) WHERE state = 'NOT_EXEC
 UPDATE executions SET status = NULL WHERE state = 'DONE';
 ";
 
+/// From version 2, which kept results for ever.
+pub(super) const MIGRATE_2: &str = "CREATE INDEX executions_kept ON executions (seq) WHERE result IS NOT NULL;";
+
+/// From version 3, which knew one key without a name, and no denials.
+pub(super) const MIGRATE_3: &str = concat!(
+    "
+ALTER TABLE executions ADD COLUMN key_id TEXT;
+ALTER TABLE executions ADD COLUMN caller TEXT;
+
+",
+    denials!()
+);
+
 /// Conflicts are no error: the caller finds out which it was.
 pub(super) const CLAIM: &str = "
 INSERT INTO executions (id, tenant, nonce, action, action_hash, state, claimed_at, settled_at,
-                        approval_id, claim_token, payload, receipt, result, route, policy)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+                        approval_id, claim_token, payload, receipt, result, route, policy, key_id, caller)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
 ON CONFLICT DO NOTHING";
 
 pub(super) const LOOK_UP: &str = "
-SELECT id, action, action_hash, state, status, receipt, result, headers FROM executions
+SELECT id, action, action_hash, state, status, receipt, result, headers, key_id FROM executions
 WHERE tenant = ?1 AND nonce = ?2";
 
 pub(super) const BY_ID: &str = "
-SELECT id, action, action_hash, state, status, receipt, result, headers FROM executions WHERE id = ?1";
+SELECT id, action, action_hash, state, status, receipt, result, headers, key_id FROM executions WHERE id = ?1";
 
 /// The compare-and-set: nobody settles what another settled. The payload goes when it is no longer needed. Without
 /// RETURNING, for which SQLite builds a temporary table each time.
@@ -86,9 +128,9 @@ macro_rules! record {
         concat!(
             "SELECT id, action, action_hash, state, status, receipt, ",
             $result,
-            ", headers, seq, tenant, nonce, approval_id, claimed_at, settled_at, settled_by, ",
+            ", headers, key_id, seq, tenant, nonce, approval_id, claimed_at, settled_at, settled_by, ",
             $payload,
-            ", route, policy FROM executions ",
+            ", route, policy, caller FROM executions ",
             $rest
         )
     };
@@ -133,6 +175,44 @@ ORDER BY seq LIMIT ?2";
 
 pub(super) const COUNT_UNKNOWN: &str =
     "SELECT count(*) FROM executions WHERE (state = 'INTENT' OR state = 'UNKNOWN') AND state = 'UNKNOWN'";
+
+/// Results in the order of their executions, whatever has been forgotten before them.
+pub(super) const KEPT: &str = "
+SELECT seq, tenant, nonce, claimed_at, settled_at, octet_length(result) FROM executions
+WHERE result IS NOT NULL ORDER BY seq";
+
+/// Executions in their order. What is unknown is never forgotten, however old it is.
+pub(super) const OLDEST: &str = "
+SELECT seq, tenant, nonce, claimed_at, settled_at, 0 FROM executions
+WHERE state = 'DONE' OR state = 'NOT_EXECUTED' ORDER BY seq";
+
+/// What was found outside of the transaction is looked at again inside of it.
+pub(super) const FORGET_RESULT: &str = "
+UPDATE executions SET result = NULL, headers = NULL
+WHERE seq = ?1 AND state = 'DONE' AND result IS NOT NULL AND settled_at < ?2";
+
+pub(super) const FORGET_EXECUTION: &str = "
+DELETE FROM executions
+WHERE seq = ?1 AND (state = 'DONE' OR state = 'NOT_EXECUTED') AND settled_at < ?2
+  AND seq < (SELECT max(seq) FROM executions)";
+
+pub(super) const DENY: &str = "
+INSERT INTO denials (denied_at, tenant, reason, action, action_hash, nonce, approval_id, key_id, caller)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+
+pub(super) const COUNT_DENIALS: &str = "SELECT count(*) FROM denials WHERE tenant = ?1";
+
+/// So many of the tenant's oldest.
+pub(super) const FORGET_DENIALS: &str = "
+DELETE FROM denials WHERE seq IN (SELECT seq FROM denials WHERE tenant = ?1 ORDER BY seq LIMIT ?2)";
+
+pub(super) const DENIALS: &str = "
+SELECT seq, denied_at, tenant, reason, action, action_hash, nonce, approval_id, key_id, caller FROM denials
+WHERE seq < COALESCE(?1, 9223372036854775807) ORDER BY seq DESC LIMIT ?2";
+
+pub(super) const DENIALS_OF_TENANT: &str = "
+SELECT seq, denied_at, tenant, reason, action, action_hash, nonce, approval_id, key_id, caller FROM denials
+WHERE seq < COALESCE(?1, 9223372036854775807) AND tenant = ?3 ORDER BY seq DESC LIMIT ?2";
 
 /// Writes without a change: whether it can be written.
 pub(super) const PROBE: &str = "UPDATE meta SET value = value WHERE key = 'ledger_id'";

@@ -8,15 +8,17 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
-use chrono::Utc;
-use openexec_protocol::timestamp;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Statement, ToSql, params};
+use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
-use uuid::Uuid;
 
 use super::checkpointer::{Checkpointer, checkpoint};
-use super::{row, schema};
-use crate::ledger::{Claim, Claimed, Done, Execution, LedgerError, NewExecution, OnFatal, Outcome, State};
+use super::retention::Old;
+use super::statements::Statements;
+use crate::ledger::{
+    Claim, Claimed, Denied, Done, Execution, Forgotten, Horizon, LedgerError, NewExecution, OnFatal, Outcome,
+};
 use crate::metrics::Metrics;
 
 /// Jobs of one commit, at most.
@@ -26,7 +28,20 @@ const MAX_BATCH: usize = 1_024;
 pub(super) enum Job {
     Claim(Box<NewExecution>, Option<Done>, oneshot::Sender<Result<Claimed, LedgerError>>),
     Record(Claim, Outcome, oneshot::Sender<Result<Arc<Execution>, LedgerError>>),
-    Resolve { id: String, outcome: Outcome, by: String, reply: oneshot::Sender<Result<Arc<Execution>, LedgerError>> },
+    Resolve {
+        id: String,
+        outcome: Outcome,
+        by: String,
+        reply: oneshot::Sender<Result<Arc<Execution>, LedgerError>>,
+    },
+    Deny(Box<Denied>, usize),
+    Forget {
+        old: Old,
+        horizon: Horizon,
+        /// Raised to this first.
+        fence: Option<DateTime<Utc>>,
+        reply: oneshot::Sender<Result<Forgotten, LedgerError>>,
+    },
     Close(oneshot::Sender<()>),
 }
 
@@ -39,6 +54,8 @@ pub(super) struct Progress {
     last_commit: AtomicU8,
     /// There is less room on the disk than there must be for something new.
     pub(super) disk_low: AtomicBool,
+    /// Approvals issued before this time do not count.
+    pub(super) fence: Mutex<Option<DateTime<Utc>>>,
 }
 
 const GOOD: u8 = 0;
@@ -73,6 +90,7 @@ const ROW_WAL_BYTES: usize = 16 << 10;
 enum Told {
     Claim(oneshot::Sender<Result<Claimed, LedgerError>>, Result<Claimed, LedgerError>),
     Record(oneshot::Sender<Result<Arc<Execution>, LedgerError>>, Result<Arc<Execution>, LedgerError>),
+    Forget(oneshot::Sender<Result<Forgotten, LedgerError>>, Result<Forgotten, LedgerError>),
 }
 
 pub(super) struct Writer {
@@ -172,14 +190,19 @@ impl Writer {
         let started = std::time::Instant::now();
         let size = batch.len();
         let mut told: Vec<Told> = Vec::with_capacity(size);
-        let mut seq = 0;
+        let (mut seq, mut denials) = (0, 0);
+        // Raised before what it covers is forgotten, so it is of this transaction, too.
+        let fence = *self.progress.fence.lock();
         let mut failure = statements.begin.execute([]).and_then(|_| first(statements)).err();
         for job in batch.drain(..) {
             let dead = failure.is_some();
             let error = match job {
                 Job::Claim(new, result, reply) => {
-                    let outcome =
-                        if dead { Ok(Err(LedgerError::Unavailable)) } else { statements.claim(*new, result, &mut seq) };
+                    let outcome = if dead {
+                        Ok(Err(LedgerError::Unavailable))
+                    } else {
+                        statements.claim(*new, result, fence, &mut seq)
+                    };
                     let (outcome, error) = split(outcome);
                     told.push(Told::Claim(reply, outcome));
                     error
@@ -198,6 +221,25 @@ impl Writer {
                     told.push(Told::Record(reply, outcome));
                     error
                 }
+                // Nobody waits for it.
+                Job::Deny(..) if self.progress.disk_low.load(Ordering::Relaxed) => {
+                    self.metrics.denials_dropped(1);
+                    None
+                }
+                Job::Deny(denied, kept) => {
+                    denials += 1;
+                    if dead { None } else { statements.deny(&denied, kept).err() }
+                }
+                Job::Forget { old, horizon, fence, reply } => {
+                    let outcome = if dead {
+                        Ok(Err(LedgerError::Unavailable))
+                    } else {
+                        statements.forget(old, &horizon, fence).map(Ok)
+                    };
+                    let (outcome, error) = split(outcome);
+                    told.push(Told::Forget(reply, outcome));
+                    error
+                }
                 Job::Close(_) => unreachable!("serve keeps Close out of a batch"),
             };
             // One failing row fails alone, as long as SQLite kept the transaction.
@@ -212,6 +254,7 @@ impl Writer {
         }
         if let Some(error) = failure {
             self.fail(&error, statements, &mut told);
+            self.metrics.denials_dropped(denials);
         } else {
             self.progress.last_commit.store(GOOD, Ordering::Relaxed);
             self.progress.last_seq.fetch_max(seq, Ordering::Release);
@@ -221,6 +264,7 @@ impl Writer {
             match told {
                 Told::Claim(reply, outcome) => drop(reply.send(outcome)),
                 Told::Record(reply, outcome) => drop(reply.send(outcome)),
+                Told::Forget(reply, outcome) => drop(reply.send(outcome)),
             }
         }
     }
@@ -230,6 +274,7 @@ impl Writer {
         if is_fatal(error) {
             (self.on_fatal)(error);
         }
+        statements.denials_of.clear();
         tracing::error!(%error, "the ledger could not commit");
         self.metrics.ledger_failed();
         if !self.connection.is_autocommit()
@@ -244,19 +289,23 @@ impl Writer {
             match told {
                 Told::Claim(_, outcome) => *outcome = Err(reason),
                 Told::Record(_, outcome) => *outcome = Err(reason),
+                Told::Forget(_, outcome) => *outcome = Err(reason),
             }
         }
     }
 }
 
 fn wal_bytes(job: &Job) -> usize {
+    if let Job::Forget { old, .. } = job {
+        return ROW_WAL_BYTES * (old.results.len() + old.executions.len());
+    }
     let texts = match job {
         Job::Claim(new, result, _) => {
             let payload = new.dispatched.as_ref().and_then(|dispatched| dispatched.payload.as_ref());
             payload.map_or(0, String::len) + result.as_ref().map_or(0, |done| done.result.len())
         }
         Job::Record(_, Outcome::Done(done), _) | Job::Resolve { outcome: Outcome::Done(done), .. } => done.result.len(),
-        Job::Record(..) | Job::Resolve { .. } | Job::Close(_) => 0,
+        Job::Record(..) | Job::Resolve { .. } | Job::Deny(..) | Job::Forget { .. } | Job::Close(_) => 0,
     };
     ROW_WAL_BYTES + texts
 }
@@ -285,121 +334,4 @@ pub(super) fn is_fatal(error: &rusqlite::Error) -> bool {
             error.sqlite_error_code(),
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::SystemIoFailure)
         )
-}
-
-struct Statements<'c> {
-    begin: Statement<'c>,
-    commit: Statement<'c>,
-    rollback: Statement<'c>,
-    claim: Statement<'c>,
-    look_up: Statement<'c>,
-    settle: Statement<'c>,
-    resolve: Statement<'c>,
-    by_id: Statement<'c>,
-    probe: Statement<'c>,
-    connection: &'c Connection,
-}
-
-impl<'c> Statements<'c> {
-    fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
-        Ok(Statements {
-            begin: connection.prepare("BEGIN IMMEDIATE")?,
-            commit: connection.prepare("COMMIT")?,
-            rollback: connection.prepare("ROLLBACK")?,
-            claim: connection.prepare(schema::CLAIM)?,
-            look_up: connection.prepare(schema::LOOK_UP)?,
-            settle: connection.prepare(schema::SETTLE)?,
-            resolve: connection.prepare(schema::RESOLVE)?,
-            by_id: connection.prepare(schema::BY_ID)?,
-            probe: connection.prepare(schema::PROBE)?,
-            connection,
-        })
-    }
-
-    fn claim(
-        &mut self,
-        new: NewExecution,
-        result: Option<Done>,
-        seq: &mut i64,
-    ) -> rusqlite::Result<Result<Claimed, LedgerError>> {
-        // Random, so that no claim of another process can be taken for ours.
-        let token = Uuid::new_v4().as_u64_pair().0 as i64;
-        let claimed_at = timestamp::print(new.claimed_at);
-        let state = result.map_or(State::Intent, |done| State::Settled(Outcome::Done(done)));
-        let done = match &state {
-            State::Settled(Outcome::Done(done)) => Some(done),
-            _ => None,
-        };
-        let dispatched = new.dispatched.as_ref();
-        let inserted = self.claim.execute(params![
-            new.id,
-            &*new.tenant,
-            new.nonce,
-            new.action,
-            new.action_hash.as_str(),
-            state.as_str(),
-            claimed_at,
-            done.map(|_| &claimed_at),
-            new.approval_id,
-            done.is_none().then_some(token),
-            dispatched.and_then(|dispatched| dispatched.payload.as_deref()),
-            done.map(|done| &done.receipt),
-            done.map(|done| &done.result),
-            dispatched.map(|dispatched| &dispatched.route),
-            dispatched.map(|dispatched| dispatched.policy.as_str()),
-        ])?;
-        if inserted == 1 {
-            *seq = self.connection.last_insert_rowid();
-            let action_hash = new.action_hash.as_str().to_owned();
-            let execution = Arc::new(Execution { id: new.id, action: new.action, action_hash, state });
-            let claim = Claim { intent: execution.clone(), seq: *seq, token };
-            return Ok(Ok(Claimed::New(claim, execution)));
-        }
-        let known = self.look_up.query_row(params![&*new.tenant, new.nonce], row::execution).optional()?;
-        Ok(match known {
-            Some(execution) => Ok(Claimed::Known(Arc::new(execution))),
-            None if new.approval_id.is_some() => Ok(Claimed::ApprovalUsed),
-            // The id is random; if it is taken all the same, the caller may try again with another.
-            None => Err(LedgerError::Unavailable),
-        })
-    }
-
-    fn record(&mut self, claim: &Claim, outcome: &Outcome) -> rusqlite::Result<Result<Arc<Execution>, LedgerError>> {
-        let settled = settle(&mut self.settle, &claim.seq, &claim.token, outcome)?;
-        Ok(if settled { Ok(claim.settled(outcome)) } else { Err(LedgerError::NotOurs) })
-    }
-
-    fn resolve(
-        &mut self,
-        id: &str,
-        outcome: &Outcome,
-        by: &str,
-    ) -> rusqlite::Result<Result<Arc<Execution>, LedgerError>> {
-        if !settle(&mut self.resolve, &id, &by, outcome)? {
-            return Ok(Err(LedgerError::NotOurs));
-        }
-        self.by_id.query_row([id], row::execution).map(Arc::new).map(Ok)
-    }
-}
-
-/// Whether the row was there to be settled; `who` is the claim's token, or who resolves it.
-fn settle(
-    statement: &mut Statement<'_>,
-    which: &dyn ToSql,
-    who: &dyn ToSql,
-    outcome: &Outcome,
-) -> rusqlite::Result<bool> {
-    let columns = row::columns(outcome);
-    let settled_at = timestamp::print(Utc::now());
-    let settled = statement.execute(params![
-        which,
-        who,
-        outcome.as_str(),
-        settled_at,
-        columns.status,
-        columns.receipt,
-        columns.result,
-        columns.headers
-    ])?;
-    Ok(settled == 1)
 }

@@ -5,17 +5,14 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::{CareError, snapshot};
+use super::Snapshot;
 use crate::config::ledger::SqliteConfig;
 use crate::ledger::anchor::with_suffix;
+use crate::ledger::care::CareError;
 use crate::ledger::sqlite::file;
 
-/// Copies one state of the ledger into a new file, compact and synced, and reads the copy to see whether it is whole.
-/// Gives its size in bytes.
-///
-/// # Errors
-/// The file is there already, or the copy is not good: then there is none.
-pub fn backup(config: &SqliteConfig, to: &Path) -> Result<u64, CareError> {
+/// Compact and synced; the copy is read to see whether it is whole. See [`care::backup`](crate::ledger::care::backup).
+pub(in crate::ledger) fn backup(config: &SqliteConfig, to: &Path) -> Result<u64, CareError> {
     let of = |path: &Path| {
         let path = path.to_owned();
         move |error| CareError::File(path, error)
@@ -23,7 +20,7 @@ pub fn backup(config: &SqliteConfig, to: &Path) -> Result<u64, CareError> {
     if fs::symlink_metadata(to).is_ok() {
         return Err(of(to)(ErrorKind::AlreadyExists.into()));
     }
-    let connection = snapshot(config)?;
+    let Snapshot { connection, .. } = Snapshot::of(config)?;
     // VACUUM has a transaction of its own.
     connection.execute_batch("COMMIT")?;
     let new = with_suffix(to, ".new");

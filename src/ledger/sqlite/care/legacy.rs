@@ -9,16 +9,15 @@ use openexec_protocol::request::action_hash;
 use openexec_protocol::timestamp;
 use rusqlite::Connection;
 
-use super::CareError;
-use super::import::ImportError;
-use super::line::Line;
+use crate::ledger::care::line::Line;
+use crate::ledger::care::{CareError, ImportError};
 use crate::ledger::sqlite::{file, schema};
 
 /// That service had no limits on JSON.
 const ANY: Limits = Limits { depth: 512, nodes: usize::MAX };
 
 /// Every execution of the file, as one of ours, claimed now: when it was, the file does not say.
-pub(super) fn executions(
+pub(in crate::ledger) fn executions(
     from: &Path,
     tenant: &str,
     mut put: impl FnMut(Line) -> Result<(), CareError>,
@@ -48,6 +47,8 @@ pub(super) fn executions(
             claimed_at: now.clone(),
             settled_at: Some(now.clone()),
             approval_id: None,
+            key_id: None,
+            caller: None,
             status: None,
             headers: None,
             payload: None,

@@ -3,30 +3,13 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use openexec_protocol::timestamp;
 
-use super::CareError;
 use crate::config::ledger::SqliteConfig;
+use crate::ledger::care::{CareError, Pruned};
 use crate::ledger::fence::whole_micros;
 use crate::ledger::sqlite::{OpenFile, set_meta, stored_fence};
 
-/// What was forgotten.
-#[derive(Debug)]
-pub struct Pruned {
-    /// Results, of executions that are still known.
-    pub results: usize,
-    /// Executions.
-    pub executions: usize,
-    /// Approvals issued before this time are refused.
-    pub fence: Option<DateTime<Utc>>,
-}
-
-/// Forgets results, and executions, that were settled before these times. A retry for a forgotten result is told so, with
-/// its receipt. With an execution its nonce and the use of its approval are forgotten. So the fence is raised to
-/// `executions_before` and `skew`: no approval that it could have used counts again, whatever the clock says later. What is
-/// not settled stays, and so does the newest execution, by which the anchor knows the ledger.
-///
-/// # Errors
-/// There is none, or a server uses it.
-pub fn prune(
+/// See [`care::prune`](crate::ledger::care::prune).
+pub(in crate::ledger) fn prune(
     config: &SqliteConfig,
     results_before: Option<DateTime<Utc>>,
     executions_before: Option<DateTime<Utc>>,
@@ -48,7 +31,7 @@ pub fn prune(
     let executions = forget(FORGET_EXECUTIONS, executions_before)?;
     let results = forget(FORGET_RESULTS, results_before)?;
     transaction.commit()?;
-    Ok(Pruned { results, executions, fence })
+    Ok(Pruned { results: results as u64, executions: executions as u64, fence })
 }
 
 const FORGET_RESULTS: &str = "

@@ -1,0 +1,220 @@
+//! What the writer does inside of its transaction, a method a job.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use openexec_protocol::timestamp;
+use rusqlite::{Connection, OptionalExtension, Statement, ToSql, params};
+use uuid::Uuid;
+
+use super::retention::Old;
+use super::{row, schema, set_meta};
+use crate::ledger::columns::Columns;
+use crate::ledger::{
+    Claim, Claimed, Denied, Done, Execution, Forgotten, Horizon, LedgerError, NewExecution, Outcome, State,
+};
+
+/// Denials that are forgotten for one that is remembered.
+const MOST_DENIALS_FORGOTTEN: usize = 64;
+
+pub(super) struct Statements<'c> {
+    pub(super) begin: Statement<'c>,
+    pub(super) commit: Statement<'c>,
+    pub(super) rollback: Statement<'c>,
+    claim: Statement<'c>,
+    look_up: Statement<'c>,
+    settle: Statement<'c>,
+    resolve: Statement<'c>,
+    by_id: Statement<'c>,
+    deny: Statement<'c>,
+    count_denials: Statement<'c>,
+    forget_denials: Statement<'c>,
+    /// How many there are of each tenant, as far as it was asked for.
+    pub(super) denials_of: HashMap<String, usize>,
+    forget_result: Statement<'c>,
+    forget_execution: Statement<'c>,
+    pub(super) probe: Statement<'c>,
+    connection: &'c Connection,
+}
+
+impl<'c> Statements<'c> {
+    pub(super) fn prepare(connection: &'c Connection) -> rusqlite::Result<Self> {
+        Ok(Statements {
+            begin: connection.prepare("BEGIN IMMEDIATE")?,
+            commit: connection.prepare("COMMIT")?,
+            rollback: connection.prepare("ROLLBACK")?,
+            claim: connection.prepare(schema::CLAIM)?,
+            look_up: connection.prepare(schema::LOOK_UP)?,
+            settle: connection.prepare(schema::SETTLE)?,
+            resolve: connection.prepare(schema::RESOLVE)?,
+            by_id: connection.prepare(schema::BY_ID)?,
+            deny: connection.prepare(schema::DENY)?,
+            count_denials: connection.prepare(schema::COUNT_DENIALS)?,
+            forget_denials: connection.prepare(schema::FORGET_DENIALS)?,
+            denials_of: HashMap::new(),
+            forget_result: connection.prepare(schema::FORGET_RESULT)?,
+            forget_execution: connection.prepare(schema::FORGET_EXECUTION)?,
+            probe: connection.prepare(schema::PROBE)?,
+            connection,
+        })
+    }
+
+    pub(super) fn claim(
+        &mut self,
+        new: NewExecution,
+        result: Option<Done>,
+        fence: Option<DateTime<Utc>>,
+        seq: &mut i64,
+    ) -> rusqlite::Result<Result<Claimed, LedgerError>> {
+        if new.issued_at.zip(fence).is_some_and(|(issued_at, fence)| issued_at < fence) {
+            let known = self.look_up.query_row(params![&*new.tenant, new.nonce], row::execution).optional()?;
+            return Ok(Ok(known.map_or(Claimed::BehindFence, |known| Claimed::Known(Arc::new(known)))));
+        }
+        // Random, so that no claim of another process can be taken for ours.
+        let token = Uuid::new_v4().as_u64_pair().0 as i64;
+        let claimed_at = timestamp::print(new.claimed_at);
+        let state = result.map_or(State::Intent, |done| State::Settled(Outcome::Done(done)));
+        let done = match &state {
+            State::Settled(Outcome::Done(done)) => Some(done),
+            _ => None,
+        };
+        let dispatched = new.dispatched.as_ref();
+        let inserted = self.claim.execute(params![
+            new.id,
+            &*new.tenant,
+            new.nonce,
+            new.action,
+            new.action_hash.as_str(),
+            state.as_str(),
+            claimed_at,
+            done.map(|_| &claimed_at),
+            new.approval_id,
+            done.is_none().then_some(token),
+            dispatched.and_then(|dispatched| dispatched.payload.as_deref()),
+            done.map(|done| &done.receipt),
+            done.map(|done| &done.result),
+            dispatched.map(|dispatched| &dispatched.route),
+            dispatched.map(|dispatched| dispatched.policy.as_str()),
+            new.key_id,
+            new.caller.as_deref(),
+        ])?;
+        if inserted == 1 {
+            *seq = self.connection.last_insert_rowid();
+            let action_hash = new.action_hash.as_str().to_owned();
+            let execution =
+                Arc::new(Execution { id: new.id, action: new.action, action_hash, key_id: new.key_id, state });
+            let claim = Claim::new(execution.clone(), *seq, token);
+            return Ok(Ok(Claimed::New(claim, execution)));
+        }
+        let known = self.look_up.query_row(params![&*new.tenant, new.nonce], row::execution).optional()?;
+        Ok(match known {
+            Some(execution) => Ok(Claimed::Known(Arc::new(execution))),
+            None if new.approval_id.is_some() => Ok(Claimed::ApprovalUsed),
+            // The id is random; if it is taken all the same, the caller may try again with another.
+            None => Err(LedgerError::Unavailable),
+        })
+    }
+
+    pub(super) fn record(
+        &mut self,
+        claim: &Claim,
+        outcome: &Outcome,
+    ) -> rusqlite::Result<Result<Arc<Execution>, LedgerError>> {
+        let settled = settle(&mut self.settle, &claim.seq, &claim.token, outcome)?;
+        Ok(if settled { Ok(claim.settled(outcome)) } else { Err(LedgerError::NotOurs) })
+    }
+
+    pub(super) fn resolve(
+        &mut self,
+        id: &str,
+        outcome: &Outcome,
+        by: &str,
+    ) -> rusqlite::Result<Result<Arc<Execution>, LedgerError>> {
+        if !settle(&mut self.resolve, &id, &by, outcome)? {
+            return Ok(Err(LedgerError::NotOurs));
+        }
+        self.by_id.query_row([id], row::execution).map(Arc::new).map(Ok)
+    }
+
+    pub(super) fn deny(&mut self, denied: &Denied, kept: usize) -> rusqlite::Result<()> {
+        self.deny.execute(params![
+            timestamp::print(denied.denied_at),
+            &*denied.tenant,
+            denied.reason,
+            denied.action,
+            denied.action_hash,
+            denied.nonce,
+            denied.approval_id,
+            denied.key_id,
+            denied.caller.as_deref(),
+        ])?;
+        let count = match self.denials_of.get_mut(&*denied.tenant) {
+            Some(count) => {
+                *count += 1;
+                count
+            }
+            None => {
+                let count = self.count_denials.query_row([&*denied.tenant], |row| row.get::<_, u32>(0))? as usize;
+                self.denials_of.entry(denied.tenant.to_string()).or_insert(count)
+            }
+        };
+        // Little by little, should there be many more than there may be.
+        let over = count.saturating_sub(kept).min(MOST_DENIALS_FORGOTTEN);
+        if over > 0 {
+            *count -= self.forget_denials.execute(params![&*denied.tenant, over as i64])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget(
+        &mut self,
+        old: Old,
+        horizon: &Horizon,
+        fence: Option<DateTime<Utc>>,
+    ) -> rusqlite::Result<Forgotten> {
+        if let Some(fence) = fence {
+            set_meta(self.connection, "fence", &timestamp::print(fence))?;
+        }
+        let mut forgotten = Forgotten::default();
+        let more = old.more;
+        let kinds = [
+            (&mut self.forget_result, old.results, horizon.results, &mut forgotten.results),
+            (&mut self.forget_execution, old.executions, horizon.executions, &mut forgotten.executions),
+        ];
+        for (statement, rows, before, count) in kinds {
+            let before = before.map(timestamp::print);
+            for row in rows {
+                if statement.execute(params![row.seq, before])? == 1 {
+                    *count += 1;
+                    forgotten.nonces.push((row.tenant, row.nonce));
+                }
+            }
+        }
+        // Else the same would be found again and again.
+        forgotten.more = more && forgotten.results + forgotten.executions > 0;
+        Ok(forgotten)
+    }
+}
+
+/// Whether the row was there to be settled; `who` is the claim's token, or who resolves it.
+fn settle(
+    statement: &mut Statement<'_>,
+    which: &dyn ToSql,
+    who: &dyn ToSql,
+    outcome: &Outcome,
+) -> rusqlite::Result<bool> {
+    let columns = Columns::from(outcome);
+    let settled_at = timestamp::print(Utc::now());
+    let settled = statement.execute(params![
+        which,
+        who,
+        outcome.as_str(),
+        settled_at,
+        columns.status,
+        columns.receipt,
+        columns.result,
+        columns.headers
+    ])?;
+    Ok(settled == 1)
+}
