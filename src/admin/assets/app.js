@@ -208,7 +208,7 @@ function headline() {
     }
     badge.hidden = unknown === 0;
     badge.dataset.count = unknown;
-    say(badge, `${unknown} unknown`);
+    say(find(".count", badge), String(unknown));
     const version = app.status?.version ? ` ${printable(app.status.version)}` : "";
     say(find("#about"), `OpenExec${version}${app.session ? `, ${app.session}` : ""}`);
     say(find("#host"), location.host);

@@ -29,11 +29,11 @@ export function configuration() {
 function whole(status, series) {
     return [
         server(status),
+        limits(status.limits ?? {}),
         keys(status.keys ?? [], series),
         certificates(status.certificates ?? []),
         actions(status.actions ?? []),
         services(status.upstreams ?? [], series),
-        limits(status.limits ?? {}),
     ];
 }
 

@@ -93,6 +93,8 @@ function whole(record, app, close, changed) {
         head(foreign(record.action), close, pill(record.state)),
         record.state === "UNKNOWN" ? unknown(record, app, changed) : null,
         part("States", states(record)),
+        typeof record.payload === "string" ? part("Payload", json(record.payload, "the payload")) : null,
+        record.state === "DONE" ? part("Result", result(record)) : null,
         part(
             "Request",
             facts(
@@ -100,6 +102,7 @@ function whole(record, app, close, changed) {
                 ["Nonce", mono(record.nonce)],
                 ["Tenant", record.tenant ? foreign(record.tenant) : "none: demo mode"],
                 record.caller && ["Caller", foreign(record.caller)],
+                typeof record.payload === "string" ? null : ["Payload", payloadGone(record)],
             ),
         ),
         part(
@@ -120,8 +123,6 @@ function whole(record, app, close, changed) {
                   )
                 : el("p", { class: "quiet" }, "None: the gate computed it itself"),
         ),
-        part("Payload", typeof record.payload === "string" ? json(record.payload, "the payload") : payloadGone(record)),
-        record.state === "DONE" ? part("Result", result(record)) : null,
     ];
 }
 
@@ -153,7 +154,7 @@ function states(record) {
                 " ",
                 record.settled_at ? [time(record.settled_at, true), ` after ${took(record)}`] : null,
                 record.settled_by ? [", by ", foreign(record.settled_by)] : null,
-                el("span", { class: "quiet" }, STATES[record.state]?.means),
+                record.state === "UNKNOWN" ? null : el("span", { class: "quiet means" }, STATES[record.state]?.means),
             ),
         );
     }
@@ -197,7 +198,7 @@ async function verdict(element, check) {
 
 function payloadGone(record) {
     const why = record.route ? "It is kept until the outcome is known, and no longer" : "A computed action's is not kept";
-    return el("p", { class: "quiet" }, why);
+    return el("span", { class: "quiet" }, why);
 }
 
 function json(text, what) {

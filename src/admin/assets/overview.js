@@ -81,11 +81,12 @@ function times() {
         const element = el("tr", {}, head, cells.map(({ cell }) => cell), el("td", { class: "drawn" }, plot.element));
         return { metric, plot, cells, element };
     });
-    const heads = ["Whose", "p50", "p95", "p99", "p99, 5 min"].map((head) => el("th", { scope: "col" }, head));
+    const heads = ["Whose", "p50", "p95", "p99", "p99 over time"].map((head) => el("th", { scope: "col" }, head));
     const element = card(
         "Time of an execution",
         el("table", { class: "times" }, el("caption", { class: "unseen" }, "Quantiles of the last 30 s"), el("thead", {}, el("tr", {}, heads)), el("tbody", {}, rows.map((row) => row.element))),
     );
+    element.classList.add("times-card");
     return {
         element,
         update({ looks }) {
@@ -113,7 +114,7 @@ function limits() {
     const none = el("p", { class: "quiet" }, "No services: built-in actions only");
     const element = el(
         "div",
-        { class: "pair" },
+        { class: "stack" },
         card("Limits", el("ul", { class: "limits" }, bars.map((bar) => bar.element))),
         card("Services", services, none),
     );

@@ -79,6 +79,7 @@ export function row(cells, attributes = {}) {
     const made = Object.entries(cells).map(([name, content]) =>
         el("td", { role: "cell", "data-name": name, class: `of-${name.toLowerCase()}` }, content),
     );
+    made.filter((cell) => cell.textContent === "–").forEach((cell) => cell.classList.add("none"));
     return el("tr", { role: "row", ...attributes }, made);
 }
 

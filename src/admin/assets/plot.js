@@ -1,17 +1,17 @@
-// Small plots of the last five minutes. What they show is beside them as text, too.
+// Small plots of the last minutes. What they show is beside them as text, too.
 
 import { el, say, svg } from "./dom.js";
 import { clock } from "./text.js";
 
 const WIDTH = 300;
 const HEIGHT = 48;
-/** Milliseconds from the left edge to the right one. */
-const SPAN = 300_000;
+/** Milliseconds from the left edge to the right one: the shortest of these that holds everything. */
+const SPANS = [60_000, 120_000, 300_000];
 
 export class Plot {
     /** `name`: what is drawn. `format`: a value as text. `lowest`: the top of the plot is never below this value. */
     constructor(name, format, lowest) {
-        Object.assign(this, { name, format, lowest, points: [], drawn: 0 });
+        Object.assign(this, { name, format, lowest, points: [], thin: [], drawn: 0, span: SPANS[0] });
         this.area = svg("path", { class: "area" });
         this.line = svg("path", { class: "line" });
         this.second = svg("path", { class: "second" });
@@ -32,12 +32,13 @@ export class Plot {
 
     /** Points are `{at, value}`, the oldest first; `second` is a thinner line under the first. */
     draw(points, now, second = []) {
-        Object.assign(this, { points, drawn: now });
+        Object.assign(this, { points, thin: second, drawn: now });
+        this.span = SPANS.find((span) => now - (points[0]?.at ?? now) <= span) ?? SPANS.at(-1);
         const values = [...points, ...second].map((point) => point.value ?? 0);
         this.highest = Math.max(...values, 0);
         const top = Math.max(this.highest, this.lowest) * 1.08;
         const place = ({ at, value }) => [
-            (WIDTH * (1 - (now - at) / SPAN)).toFixed(1),
+            (WIDTH * (1 - (now - at) / this.span)).toFixed(1),
             (HEIGHT * (1 - value / top)).toFixed(1),
         ];
         const strokes = runs(points).map((run) => run.map(place));
@@ -51,22 +52,23 @@ export class Plot {
         const last = points.at(-1)?.value ?? null;
         this.picture.setAttribute(
             "aria-label",
-            `${this.name}, the last five minutes: now ${this.format(last)}, at most ${this.format(this.highest)}`,
+            `${this.name}, of ${this.span / 60_000} min: now ${this.format(last)}, at most ${this.format(this.highest)}`,
         );
         if (this.mark.getAttribute("visibility") === "hidden") {
-            say(this.caption, this.highest > 0 ? `5 min, peak ${this.format(this.highest)}` : "5 min, nothing yet");
+            const minutes = `${this.span / 60_000} min`;
+            say(this.caption, `${minutes}, ${this.highest > 0 ? `peak ${this.format(this.highest)}` : "nothing yet"}`);
         }
     }
 
     point(event) {
         const box = this.picture.getBoundingClientRect();
-        const at = this.drawn - SPAN * (1 - (event.clientX - box.left) / box.width);
+        const at = this.drawn - this.span * (1 - (event.clientX - box.left) / box.width);
         const known = this.points.filter((point) => point.value !== null);
         if (known.length === 0) {
             return;
         }
         const nearest = known.reduce((a, b) => (Math.abs(a.at - at) <= Math.abs(b.at - at) ? a : b));
-        const x = (WIDTH * (1 - (this.drawn - nearest.at) / SPAN)).toFixed(1);
+        const x = (WIDTH * (1 - (this.drawn - nearest.at) / this.span)).toFixed(1);
         this.mark.setAttribute("x1", x);
         this.mark.setAttribute("x2", x);
         this.mark.setAttribute("visibility", "visible");
@@ -76,7 +78,7 @@ export class Plot {
 
     unpoint() {
         this.mark.setAttribute("visibility", "hidden");
-        this.draw(this.points, this.drawn);
+        this.draw(this.points, this.drawn, this.thin);
     }
 }
 

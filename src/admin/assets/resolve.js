@@ -12,7 +12,7 @@ const NAME = "openexec-name";
 export function resolver(record, done) {
     const by = el("input", { name: "by", required: true, maxlength: "128", autocomplete: "off", value: localStorage.getItem(NAME) ?? "" });
     const result = el("textarea", { name: "result", rows: "5", spellcheck: "false", class: "mono", "aria-describedby": "result-note" });
-    const note = el("p", { class: "quiet", id: "result-note" }, "JSON, as the service would have answered. Its receipt is made of it. Digits stay as they are written.");
+    const note = el("p", { class: "quiet", id: "result-note" }, "JSON, as the service would have answered. Its receipt is made of it.");
     const given = el("div", { class: "given", hidden: true }, el("label", {}, el("span", {}, "Result"), result), note);
     const problem = el("p", { class: "problem", role: "alert" });
     const send = el("button", { type: "submit", class: "primary" }, "Record this outcome");
