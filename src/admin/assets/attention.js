@@ -1,7 +1,8 @@
 // What somebody should look at, the worst first. Pure: what is known goes in, sentences come out.
 
-import { LIMITS, REASONS, amountOf } from "./words.js";
+import { groupBy } from "./metrics.js";
 import { printable, span } from "./text.js";
+import { LIMITS, REASONS, amountOf } from "./words.js";
 
 const DAY = 86_400_000;
 /** Before a key or a certificate ends. */
@@ -97,7 +98,7 @@ function configuration(series, status) {
 
 function keys(all, now) {
     const found = [];
-    for (const [tenant, of] of Map.groupBy(all, (key) => key.tenant)) {
+    for (const [tenant, of] of groupBy(all, (key) => key.tenant)) {
         const active = of.filter((key) => key.state === "active");
         if (active.length === 0) {
             found.push(bad(`The tenant ${printable(tenant)} has no active key: nothing is approved for it`, "#/configuration"));

@@ -6,7 +6,7 @@ export class Series {
     constructor(all = []) {
         this.all = all;
         this.byKey = new Map(all.map((one) => [one.key, one]));
-        this.byName = Map.groupBy(all, (one) => one.name);
+        this.byName = groupBy(all, (one) => one.name);
     }
 
     /** Lines that are no series are left out. */
@@ -85,6 +85,19 @@ export class Series {
         }
         return null;
     }
+}
+
+/** Items by what they have in common. */
+export function groupBy(items, of) {
+    const groups = new Map();
+    for (const item of items) {
+        const key = of(item);
+        if (!groups.has(key)) {
+            groups.set(key, []);
+        }
+        groups.get(key).push(item);
+    }
+    return groups;
 }
 
 const LINE = /^([a-zA-Z_:][\w:]*)(\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})? (\S+)(?: -?\d+)?$/;

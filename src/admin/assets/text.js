@@ -9,7 +9,7 @@ export function printable(value) {
     if (value === null || value === undefined || value === "") {
         return "–";
     }
-    return String(value).toWellFormed().replace(UNSEEN, (unit) => `\\u{${unit.codePointAt(0).toString(16)}}`);
+    return String(value).replace(/\p{Surrogate}/gu, "\ufffd").replace(UNSEEN, (unit) => `\\u{${unit.codePointAt(0).toString(16)}}`);
 }
 
 /** Seconds, as a latency. */
