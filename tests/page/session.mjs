@@ -1,0 +1,168 @@
+// Who gets in, how, and for how long.
+
+import assert from "node:assert/strict";
+import { createServer } from "node:http";
+
+import { PATIENCE, ask, byNonce, control, inside, logIn, rows, setup, test, until, visit } from "./support.mjs";
+
+const { gate, closed, restarted } = setup;
+
+test("somebody logs in and out by the keyboard alone", () =>
+    visit(gate, {}, async (page) => {
+        await page.getByRole("heading", { name: "Log in" }).waitFor();
+        assert.equal(await page.evaluate(() => document.activeElement.name), "token", "one can type at once");
+        await page.keyboard.type(setup.operator);
+        await page.keyboard.press("Enter");
+        await page.getByText("Verdicts per second").waitFor();
+        await page.getByText("operator: reads and resolves").waitFor();
+        assert.ok(!(await page.content()).includes(setup.operator), "the token is nowhere");
+        await page.reload();
+        await page.getByText("Verdicts per second").waitFor();
+        for (let presses = 0; (await page.evaluate(() => document.activeElement.id)) !== "log-out"; presses += 1) {
+            assert.ok(presses < 30, "a way to the button");
+            await page.keyboard.press("Shift+Tab");
+        }
+        await page.keyboard.press("Enter");
+        await page.getByText("You are logged out").waitFor();
+        await page.reload();
+        await page.getByRole("heading", { name: "Log in" }).waitFor();
+    }));
+
+test("a wrong token is refused, and another try is let in", () =>
+    visit(gate, {}, async (page) => {
+        await page.getByLabel("Admin token").fill("not-a-token-of-this-server");
+        await page.keyboard.press("Enter");
+        await page.getByRole("alert").getByText("not one of this server’s").waitFor();
+        assert.equal(await page.evaluate(() => getSelection().toString().length + document.activeElement.value.length > 0), true);
+        await logIn(page, setup.reader);
+        await page.getByText("reader: reads", { exact: false }).waitFor();
+    }));
+
+test("a server without a token says what to set", () =>
+    visit(closed, { expected: [/status of 404 .*\/session$/] }, async (page) => {
+        await page.getByRole("heading", { name: "This server has no admin token" }).waitFor();
+        await page.getByText("OPENEXEC_ADMIN_READ_TOKEN").first().waitFor();
+        assert.equal(await page.getByLabel("Admin token").count(), 0);
+    }));
+
+test("no script can read the session, and neither half of it is of use alone", () =>
+    inside(gate, setup.operator, {}, async (page, context) => {
+        assert.equal(await page.evaluate(() => document.cookie), "");
+        const cookies = await context.cookies();
+        assert.equal(cookies.length, 1);
+        assert.deepEqual([cookies[0].httpOnly, cookies[0].sameSite, cookies[0].path], [true, "Strict", "/"]);
+        const kept = await page.evaluate(() => ({ ...localStorage }));
+        assert.deepEqual(Object.keys(kept), ["openexec-proof"]);
+        assert.notEqual(kept["openexec-proof"], cookies[0].value);
+        const get = (headers) => fetch(`${gate}/executions`, { headers }).then((response) => response.status);
+        const cookie = `${cookies[0].name}=${cookies[0].value}`;
+        const proof = kept["openexec-proof"];
+        assert.equal(await get({ Cookie: cookie }), 401, "the cookie alone");
+        assert.equal(await get({ "OpenExec-Session": proof }), 401, "the proof alone");
+        assert.equal(await get({ Cookie: cookie, "OpenExec-Session": "0".repeat(proof.length) }), 401);
+        assert.equal(await get({ Cookie: cookie, "OpenExec-Session": proof }), 200, "both");
+        await page.getByRole("button", { name: "Log out" }).click();
+        await page.getByText("You are logged out").waitFor();
+        assert.equal(await get({ Cookie: cookie, "OpenExec-Session": proof }), 401, "afterwards");
+        assert.deepEqual(await page.evaluate(() => Object.keys(localStorage)), []);
+    }));
+
+test("a page of another origin resolves nothing", async () => {
+    const before = await byNonce(gate, "cross-origin");
+    assert.equal(before.state, "UNKNOWN");
+    const evil = createServer((_, response) => response.setHeader("Content-Type", "text/html").end("<!doctype html><title>x</title>"));
+    await new Promise((resolve) => evil.listen(0, "127.0.0.1", resolve));
+    const elsewhere = `http://127.0.0.1:${evil.address().port}`;
+    try {
+        await inside(gate, setup.operator, {}, async (_, context) => {
+            // Another port of the same host: the browser sends the cookie there, and from there.
+            const page = await context.newPage();
+            await page.goto(elsewhere);
+            const target = `${gate}/executions/${before.id}/resolve`;
+            const seen = [];
+            page.on("response", (response) => response.url() === target && seen.push(response.status()));
+            const sent = await page.evaluate(async (target) => {
+                const body = '{"outcome":"not_executed","by":"mallory"}';
+                const how = { method: "POST", credentials: "include", body };
+                const said = [];
+                for (const more of [
+                    { mode: "no-cors" },
+                    { mode: "cors", headers: { "Content-Type": "application/json" } },
+                    { mode: "cors", headers: { "Content-Type": "application/json", "OpenExec-Session": "0".repeat(64) } },
+                ]) {
+                    said.push(await fetch(target, { ...how, ...more }).then((response) => response.type, () => "blocked"));
+                }
+                return said;
+            }, target);
+            assert.deepEqual(sent, ["opaque", "blocked", "blocked"]);
+            assert.ok(seen.length > 0 && seen.every((status) => status >= 400), `${seen}`);
+            // A form that takes the browser there.
+            const moved = page.waitForResponse(target);
+            await page.evaluate((target) => {
+                const form = document.createElement("form");
+                Object.assign(form, { action: target, method: "post", enctype: "text/plain" });
+                const input = document.createElement("input");
+                Object.assign(input, { name: '{"outcome":"not_executed","by":"', value: '"}' });
+                form.append(input);
+                document.body.append(form);
+                form.submit();
+            }, target);
+            assert.ok((await moved).status() >= 400);
+            // Nor is it shown in a frame, to be clicked at.
+            await page.goto(elsewhere);
+            await page.evaluate((gate) => {
+                const frame = document.createElement("iframe");
+                frame.src = gate;
+                document.body.append(frame);
+                return new Promise((resolve) => frame.addEventListener("load", resolve));
+            }, gate);
+            assert.equal(await page.frames()[1].locator("body *").count(), 0);
+        });
+    } finally {
+        evil.close();
+    }
+    assert.equal((await ask(gate, `executions/${before.id}`)).state, "UNKNOWN");
+});
+
+test("a session that the server has forgotten leads back to the way in", () =>
+    inside(restarted, setup.operator, { expected: [/status of 401/, /ERR_CONNECTION/] }, async (page) => {
+        await page.goto(`${restarted}/#/configuration`);
+        await page.getByRole("heading", { name: "Configuration" }).waitFor();
+        await control("stop");
+        await control("start");
+        await page.getByText("The session has ended: log in again").waitFor();
+        await logIn(page, setup.operator);
+        await page.getByRole("heading", { name: "Configuration" }).waitFor();
+        assert.match(page.url(), /#\/configuration$/, "where one was");
+    }));
+
+test("a server that goes away is said, the last that is known stays, and it comes back", () =>
+    inside(restarted, setup.operator, { expected: [/status of 401/, /ERR_CONNECTION/, /ERR_EMPTY_RESPONSE/] }, async (page) => {
+        await page.goto(`${restarted}/#/executions`);
+        await rows(page).first().waitFor();
+        const shown = await rows(page).count();
+        await control("stop");
+        await page.getByText(/The server does not answer, since \d\d:\d\d:\d\d/).waitFor();
+        assert.equal(await rows(page).count(), shown);
+        assert.ok(Number(await page.locator("main").evaluate((main) => getComputedStyle(main).opacity)) < 1);
+        assert.match(await page.title(), /no answer/);
+        await page.getByRole("button", { name: "Try now" }).click();
+        await control("start");
+        await page.getByText("The server does not answer").waitFor({ state: "hidden" });
+        // Its sessions went with it.
+        await logIn(page, setup.operator);
+        await rows(page).first().waitFor();
+    }));
+
+test("what one tab does with the session holds for the other", () =>
+    inside(gate, setup.operator, {}, async (page, context) => {
+        const other = await context.newPage();
+        other.setDefaultTimeout(PATIENCE);
+        await other.goto(gate);
+        await other.getByText("Verdicts per second").waitFor();
+        await page.getByRole("button", { name: "Log out" }).click();
+        await other.getByRole("heading", { name: "Log in" }).waitFor();
+        await logIn(other, setup.operator);
+        await page.getByText("Verdicts per second").waitFor();
+        await until("both", async () => (await page.getByRole("button", { name: "Log out" }).count()) === 1);
+    }));
