@@ -16,7 +16,7 @@ use rustls::ServerConfig;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::{Admin, PROBES_AT_ONCE, Sessions, WAITING_AT_ONCE};
+use crate::admin::{Admin, PROBES_AT_ONCE, SEARCHES_AT_ONCE, Sessions, WAITING_AT_ONCE};
 use crate::clock::Clock;
 use crate::config::action::ActionConfig;
 use crate::config::listener::Place;
@@ -214,6 +214,7 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         memory: Permits::new(ADMIN_BUFFERED_BYTES),
         probing: Permits::new(PROBES_AT_ONCE),
         waiting: Permits::new(WAITING_AT_ONCE),
+        searching: Permits::new(SEARCHES_AT_ONCE),
     };
     let serving = Permits::new(usize::MAX);
     let shared = |permits, tls, bypass| Shared {

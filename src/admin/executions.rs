@@ -84,6 +84,10 @@ impl Admin {
             // Or a page behind nobody would be the first one again.
             self.ledger()?.find(before).await.map_err(unavailable)?.ok_or_else(no_such_execution)?;
         }
+        let searching = (!narrow.is_everything()).then(|| self.searching.take());
+        if matches!(searching, Some(None)) {
+            return Err(Refusal::new(Code::Overloaded, "Too many searches at once").with_retry_after(1));
+        }
         let (found, next) = narrow.list(&**self.ledger()?, filter).await.map_err(unavailable)?;
         Ok(json!({"executions": found.iter().map(summary).collect::<Vec<_>>(), "next": next}))
     }

@@ -52,6 +52,8 @@ pub struct Admin {
     pub probing: Arc<Permits>,
     /// For whoever waits until nothing runs.
     pub waiting: Arc<Permits>,
+    /// For lists that look through much.
+    pub searching: Arc<Permits>,
 }
 
 /// How many of the service's probes may run at once.
@@ -59,11 +61,17 @@ pub const PROBES_AT_ONCE: usize = probes::MOST_PROBES;
 /// How many may wait at once for nothing to run.
 pub const WAITING_AT_ONCE: usize = drained::MOST_WAITING;
 
+/// How many lists may look through much at once: they share the ledger's connections with everything else.
+pub const SEARCHES_AT_ONCE: usize = narrow::MOST_SEARCHES;
+
 const TEXT: &str = "text/plain; charset=utf-8";
 
 #[async_trait]
 impl Service for Admin {
     async fn serve(&self, session: &mut ServerSession, _: &Peer) {
+        if page::is_for_a_worker(session) {
+            return page::end_worker(session).await;
+        }
         let header = session.req_header();
         let is_get = header.method == Method::GET || header.method == Method::HEAD;
         match header.uri.path() {

@@ -2,6 +2,8 @@
 
 use crate::ledger::{Filter, Ledger, LedgerError, Record};
 
+/// At once.
+pub(super) const MOST_SEARCHES: usize = 4;
 /// For one request: a search is never a scan of the whole ledger, and goes on where the one before ended.
 const LOOKED_THROUGH: usize = 10_000;
 /// Of the ledger's, at once.
@@ -54,7 +56,7 @@ impl Narrow {
         }
     }
 
-    fn is_everything(&self) -> bool {
+    pub(super) fn is_everything(&self) -> bool {
         self.action.is_none() && self.tenant.is_none() && self.search.is_none()
     }
 

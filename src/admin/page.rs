@@ -19,6 +19,23 @@ const HEADERS: [(&str, &str); 5] = [
     ("Cross-Origin-Resource-Policy", "same-origin"),
 ];
 
+/// What used the port of an operator's machine before may have left a worker there, which would go on showing its own pages under
+/// our address, and be told the tokens. Browsers ask for it anew, whatever its path is; this one ends it, with what it kept.
+const WORKER: &str = "self.addEventListener('install', () => self.skipWaiting());
+self.addEventListener('activate', () => self.registration.unregister());
+";
+
+/// Whether a browser asks for a worker. We have none.
+pub(super) fn is_for_a_worker(session: &ServerSession) -> bool {
+    session.req_header().headers.contains_key("service-worker")
+}
+
+/// See [`WORKER`].
+pub(super) async fn end_worker(session: &mut ServerSession) {
+    let clear = [("Clear-Site-Data", "\"storage\""), HEADERS[1]];
+    respond::document_with(session, "text/javascript; charset=utf-8", &clear, WORKER).await;
+}
+
 /// Where the files are.
 pub(super) const PATH: &str = "/assets/";
 

@@ -1,8 +1,8 @@
 //! Log-ins of the status page: a cookie that scripts cannot read, and a proof that does not travel with cookies.
 //!
 //! Cookies are shared by all ports of a host. Whatever else listens on an operator's machine is sent ours, and its pages are
-//! "same site". The proof is kept where only pages of our own origin can read it, and is sent in a header that no other page can
-//! set. Neither is of use alone: stealing the cookie opens nothing, and a script in the page cannot carry the session away.
+//! "same site". The proof is kept in one tab, where only pages of our own origin can read it, and is sent in a header that no other
+//! page can set. Neither is of use alone: stealing the cookie opens nothing, and a script in the page cannot carry the session away.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -29,8 +29,10 @@ const PROOF: &str = "openexec-session";
 const LIFETIME: Duration = Duration::from_secs(12 * 3_600);
 /// A page that is open asks far more often.
 const IDLE: Duration = Duration::from_secs(3_600);
-/// The one that was opened first gives way.
-const MOST: usize = 64;
+/// With one token; the one that was opened first gives way. A reader does not end an operator's.
+const MOST: usize = 32;
+/// Of one name, that are looked at.
+const MOST_COOKIES: usize = 8;
 /// A token and what it is wrapped in.
 const LOG_IN_BYTES: usize = 4 << 10;
 
@@ -60,26 +62,44 @@ impl Sessions {
             Session { cookie: Fingerprint::of(&cookie), proof: Fingerprint::of(&proof), token, opened: now, used: now };
         let mut sessions = self.0.lock();
         sessions.retain(|session| !session.is_over(now));
-        while sessions.len() >= MOST {
-            sessions.pop_front();
+        if sessions.iter().filter(|session| session.token.is(&token)).count() >= MOST {
+            let first = sessions.iter().position(|session| session.token.is(&token));
+            first.and_then(|first| sessions.remove(first));
         }
         sessions.push_back(session);
         (cookie, proof)
     }
 
     /// The token that this session was opened with, and how long it lasts.
-    fn find(&self, cookie: &str, proof: &str, now: Instant) -> Option<(Fingerprint, Duration)> {
-        let (cookie, proof) = (Fingerprint::of(cookie), Fingerprint::of(proof));
+    fn find(&self, presented: &Presented, now: Instant) -> Option<(Fingerprint, Duration)> {
         let mut sessions = self.0.lock();
         sessions.retain(|session| !session.is_over(now));
-        let session = sessions.iter_mut().find(|session| session.cookie.is(&cookie) && session.proof.is(&proof))?;
+        let session = sessions.iter_mut().find(|session| presented.opens(session))?;
         session.used = now;
         Some((session.token, LIFETIME.saturating_sub(now.duration_since(session.opened))))
     }
 
-    fn close(&self, cookie: &str) {
-        let cookie = Fingerprint::of(cookie);
-        self.0.lock().retain(|session| !session.cookie.is(&cookie));
+    fn close(&self, presented: &Presented) {
+        self.0.lock().retain(|session| !presented.opens(session));
+    }
+}
+
+/// Both halves. Of the cookie there may be several: another port of the host can set one of the same name.
+struct Presented {
+    cookies: Vec<Fingerprint>,
+    proof: Fingerprint,
+}
+
+impl Presented {
+    /// `None`: not both of them.
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let cookies: Vec<_> = cookies(headers).take(MOST_COOKIES).map(Fingerprint::of).collect();
+        let proof = headers.get(PROOF).and_then(|proof| proof.to_str().ok()).map(Fingerprint::of)?;
+        (!cookies.is_empty()).then_some(Presented { cookies, proof })
+    }
+
+    fn opens(&self, session: &Session) -> bool {
+        session.proof.is(&self.proof) && self.cookies.iter().any(|cookie| session.cookie.is(cookie))
     }
 }
 
@@ -103,14 +123,15 @@ impl Admin {
             let role = tokens.role(&Fingerprint::of(token)).ok_or_else(|| self.wrong_token())?;
             return Ok((role, None));
         }
-        let cookie = cookie(headers)
-            .ok_or_else(|| Refusal::new(Code::CallerUnauthenticated, "An admin token is needed, as a bearer token"))?;
+        if cookies(headers).next().is_none() {
+            return Err(Refusal::new(Code::CallerUnauthenticated, "An admin token is needed, as a bearer token"));
+        }
         let over = || Refusal::new(Code::CallerUnauthenticated, "This session is over: log in again");
-        let proof = headers.get(PROOF).and_then(|proof| proof.to_str().ok()).ok_or_else(over)?;
+        let presented = Presented::of(headers).ok_or_else(over)?;
         if header.method != Method::GET && header.method != Method::HEAD {
             require_own_origin(headers)?;
         }
-        let (token, left) = self.sessions.find(cookie, proof, Instant::now()).ok_or_else(over)?;
+        let (token, left) = self.sessions.find(&presented, Instant::now()).ok_or_else(over)?;
         // Taken out of the configuration meanwhile, it opens nothing any more.
         let role = tokens.role(&token).ok_or_else(over)?;
         Ok((role, Some(left)))
@@ -147,6 +168,9 @@ impl Admin {
                 let text = self.log_in(session).await?;
                 let token = Fingerprint::of(&text);
                 let role = self.config.get().admin_tokens.role(&token).ok_or_else(|| self.wrong_token())?;
+                if let Some(before) = Presented::of(&session.req_header().headers) {
+                    self.sessions.close(&before);
+                }
                 let (cookie, proof) = self.sessions.open(token, Instant::now());
                 tracing::info!(role = role.as_str(), "somebody logged in to the status page");
                 let document = json!({"role": role.as_str(), "proof": proof, "expires_at": end(LIFETIME)});
@@ -155,8 +179,8 @@ impl Admin {
             }
             Method::DELETE => {
                 self.caller(header)?;
-                if let Some(cookie) = cookie(&header.headers) {
-                    self.sessions.close(cookie);
+                if let Some(presented) = Presented::of(&header.headers) {
+                    self.sessions.close(&presented);
                 }
                 Ok((json!({}), Some(set_cookie(&header.headers, "", Duration::ZERO))))
             }
@@ -190,7 +214,11 @@ fn require_own_origin(headers: &HeaderMap) -> Result<(), Refusal> {
         }
         (Some(_), None) => false,
     };
-    if is_own { Ok(()) } else { Err(Refusal::new(Code::CallerNotAllowed, "Asked for by a page of another origin")) }
+    if is_own {
+        Ok(())
+    } else {
+        Err(Refusal::new(Code::CallerNotAllowed, "Asked for by a page of another origin, or a proxy changes `Host`"))
+    }
 }
 
 /// Two servers behind two ports of one host must not take each other's.
@@ -200,11 +228,11 @@ fn cookie_name(headers: &HeaderMap) -> String {
     format!("openexec-session-{}", port.unwrap_or("default"))
 }
 
-fn cookie(headers: &HeaderMap) -> Option<&str> {
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let name = cookie_name(headers);
     let all = headers.get_all("cookie").into_iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = all.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(found, _)| *found == name).map(|(_, value)| value)
+    let pairs = all.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.filter(move |(found, _)| *found == name).map(|(_, value)| value)
 }
 
 /// RFC 6265. The listener speaks plain HTTP; behind a proxy that adds TLS, the cookie is for TLS only.
@@ -219,36 +247,49 @@ fn set_cookie(headers: &HeaderMap, value: &str, age: Duration) -> String {
 mod tests {
     use super::*;
 
+    fn presented(cookies: &[&str], proof: &str) -> Presented {
+        let cookies = cookies.iter().map(|cookie| Fingerprint::of(cookie)).collect();
+        Presented { cookies, proof: Fingerprint::of(proof) }
+    }
+
     #[test]
     fn a_session_needs_both_halves_and_the_first_gives_way() {
         let (sessions, now) = (Sessions::default(), Instant::now());
-        let open = |sessions: &Sessions| sessions.open(Fingerprint::of("token"), now);
-        let is_open = |cookie: &str, proof: &str| sessions.find(cookie, proof, now).is_some();
-        let (cookie, proof) = open(&sessions);
-        let (other_cookie, other_proof) = open(&sessions);
-        assert!(sessions.find(&cookie, &proof, now).is_some_and(|(found, _)| found.is(&Fingerprint::of("token"))));
+        let open = |token: &str| sessions.open(Fingerprint::of(token), now);
+        let is_open = |cookie: &str, proof: &str| sessions.find(&presented(&[cookie], proof), now).is_some();
+        let ((cookie, proof), (other_cookie, other_proof)) = (open("token"), open("token"));
+        let found = sessions.find(&presented(&["tossed", &cookie], &proof), now);
+        assert!(found.is_some_and(|(token, _)| token.is(&Fingerprint::of("token"))));
         assert!(!is_open(&cookie, &other_proof) && !is_open(&other_cookie, &proof));
         assert!(!is_open(&cookie, &cookie) && !is_open(&cookie, "") && !is_open("", &proof));
-        sessions.close(&other_cookie);
+        sessions.close(&presented(&[&other_cookie], &proof));
+        assert!(is_open(&other_cookie, &other_proof), "whoever closes one has both halves, too");
+        sessions.close(&presented(&[&other_cookie], &other_proof));
         assert!(!is_open(&other_cookie, &other_proof) && is_open(&cookie, &proof));
-        let last = (0..MOST).map(|_| open(&sessions)).last().unwrap();
+        (0..2 * MOST).for_each(|_| drop(open("a reader's")));
+        assert!(is_open(&cookie, &proof), "another's are not in the way");
+        (1..MOST).for_each(|_| drop(open("token")));
+        let last = open("token");
         assert!(!is_open(&cookie, &proof) && is_open(&last.0, &last.1));
-        assert_eq!(sessions.0.lock().len(), MOST);
+        assert_eq!(sessions.0.lock().len(), 2 * MOST);
     }
 
     #[test]
     fn a_session_ends_by_its_age_and_by_rest() {
         let (sessions, opened) = (Sessions::default(), Instant::now());
-        let (cookie, proof) = sessions.open(Fingerprint::of("token"), opened);
-        let left = |at: Instant| sessions.find(&cookie, &proof, at).map(|(_, left)| left);
+        let open = || {
+            let (cookie, proof) = sessions.open(Fingerprint::of("token"), opened);
+            presented(&[&cookie], &proof)
+        };
+        let ours = open();
+        let left = |at: Instant| sessions.find(&ours, at).map(|(_, left)| left);
         let mut at = opened;
         while at + IDLE <= opened + LIFETIME {
             at += IDLE;
             assert_eq!(left(at), Some(LIFETIME - (at - opened)));
         }
         assert_eq!(left(opened + LIFETIME + Duration::from_millis(1)), None);
-        let (cookie, proof) = sessions.open(Fingerprint::of("token"), opened);
-        assert!(sessions.find(&cookie, &proof, opened + IDLE + Duration::from_millis(1)).is_none());
+        assert!(sessions.find(&open(), opened + IDLE + Duration::from_millis(1)).is_none());
     }
 
     #[test]

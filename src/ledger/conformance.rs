@@ -218,6 +218,9 @@ async fn operators_see_everything() {
         };
         assert_eq!(list(None, None, 10).await, ["3", "2", "1"]);
         assert_eq!(list(None, Some("3"), 1).await, ["2"]);
+        for state in [None, Some("DONE"), Some("UNKNOWN"), Some("NOT_EXECUTED")] {
+            assert_eq!(list(state, Some("forgotten"), 10).await, [""; 0], "the newest are not behind it");
+        }
         assert_eq!(list(Some("DONE"), None, 10).await, ["1"]);
         assert_eq!(list(Some("UNKNOWN"), None, 10).await, ["2"]);
         assert_eq!(list(Some("INTENT"), Some("3"), 10).await, Vec::<String>::new());

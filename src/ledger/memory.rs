@@ -284,7 +284,7 @@ impl Rows {
     }
 
     fn list(&self, filter: &Filter) -> Vec<Record> {
-        let end = filter.before.as_deref().and_then(|id| self.position(id)).unwrap_or(self.rows.len());
+        let end = filter.before.as_deref().map_or(self.rows.len(), |id| self.position(id).unwrap_or(0));
         let wanted = |at: &usize| filter.state.is_none_or(|state| self.rows[*at].execution.state.as_str() == state);
         (0..end).rev().filter(wanted).take(filter.limit).map(|at| self.record(at, false)).collect()
     }

@@ -299,7 +299,7 @@ pub struct Recoverable {
 pub struct Filter {
     /// In this state: one of [`State::WORDS`].
     pub state: Option<&'static str>,
-    /// Older than the one with this id.
+    /// Older than the one with this id: none, if it is forgotten by now.
     pub before: Option<String>,
     /// At most this many.
     pub limit: usize,

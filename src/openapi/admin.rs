@@ -9,7 +9,7 @@ use crate::ledger::State;
 
 const ABOUT: &str = "\
 What probes, Prometheus and operators ask. Without a token in the configuration there are `/metrics`, `/livez`, \
-`/readyz`, `/drained` and the service's probes, and nothing else.
+`/readyz`, `/drained`, the service's probes and the status page's files, and nothing else.
 
 `OPENEXEC_ADMIN_READ_TOKEN` reads executions, `OPENEXEC_ADMIN_TOKEN` resolves them too. What everybody may GET has HEAD too, answered alike but for the body.";
 

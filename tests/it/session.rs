@@ -85,6 +85,14 @@ fn neither_half_of_a_session_opens_anything() {
     let renamed = ours.cookie.replace(&at.port().to_string(), "1");
     get(&[("Cookie", &renamed), proof]).must_be(401, "caller_unauthenticated", "");
     assert_eq!(get(&[cookie, proof]).status, 200);
+    // Another port of this host can set a cookie of the same name, which may come first.
+    let name = ours.cookie.split('=').next().unwrap();
+    let tossed = format!("{name}=0; {}", ours.cookie);
+    assert_eq!(get(&[("Cookie", &tossed), proof]).status, 200);
+    // With a token somebody ends no session whose proof they do not have.
+    let bearer = format!("Bearer {READ_TOKEN}");
+    assert_eq!(ask(at, "DELETE", "/session", &[cookie, ("Authorization", &bearer)], "").status, 200);
+    assert_eq!(get(&[cookie, proof]).status, 200);
     // A page of another origin, which has no way to the proof, gets no further with it.
     for foreign in ["http://evil.example", "null", &format!("http://127.0.0.1:{}", at.port() ^ 1), "https://127.0.0.1"]
     {
@@ -115,6 +123,13 @@ fn sessions_end() {
     let left = browser.ask("DELETE", "/session", "");
     assert!(left.header("set-cookie").unwrap().contains("Max-Age=0"));
     browser.ask("GET", "/executions", "").must_be(401, "caller_unauthenticated", "log in again");
+    // Logging in anew ends what was open in the same browser.
+    let before = Browser::log_in(at, TOKEN);
+    let own = format!("http://{at}");
+    let again =
+        log_in(at, READ_TOKEN, &[("Origin", &own), ("Cookie", &before.cookie), ("OpenExec-Session", &before.proof)]);
+    assert_eq!(again.status, 200);
+    before.ask("GET", "/executions", "").must_be(401, "caller_unauthenticated", "log in again");
     let browser = Browser::log_in(at, TOKEN);
     server.stop();
     let server = setup.start();
@@ -204,4 +219,16 @@ actions: {mail.send: {upstream: mail, path: /send, recovery: {idempotent: {windo
         let text = status[moment].as_str().unwrap();
         assert!(openexec_protocol::timestamp::parse(text).is_some(), "{moment}: {text}");
     }
+}
+
+#[test]
+fn a_worker_that_another_server_left_on_the_port_is_ended() {
+    let server = Setup::demo().start();
+    for path in ["/", "/sw.js", "/assets/app.js", "/metrics"] {
+        let answer = ask(server.admin, "GET", path, &[("Service-Worker", "script")], "");
+        assert_eq!((answer.status, answer.header("clear-site-data")), (200, Some("\"storage\"")), "{path}");
+        assert!(answer.text().contains("registration.unregister()"));
+    }
+    ask(server.admin, "GET", "/sw.js", &[], "").must_be(404, "not_found", "");
+    server.must_be_well();
 }

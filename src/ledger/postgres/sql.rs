@@ -122,7 +122,8 @@ macro_rules! list {
             "SELECT ",
             record!("NULL::text", "CASE WHEN e.result IS NOT NULL THEN '' END"),
             " FROM openexec_executions e
-              WHERE e.seq < COALESCE((SELECT seq FROM openexec_executions WHERE id = $1), 9223372036854775807) AND ",
+              WHERE e.seq < CASE WHEN $1::text IS NULL THEN 9223372036854775807
+                                 ELSE (SELECT seq FROM openexec_executions WHERE id = $1) END AND ",
             $which,
             " ORDER BY e.seq DESC LIMIT $2"
         )

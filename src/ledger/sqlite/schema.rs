@@ -141,14 +141,14 @@ pub(super) const FIND: &str = record!("payload", "result", "WHERE id = ?1");
 pub(super) const LIST: &str = record!(
     "NULL",
     "CASE WHEN result IS NOT NULL THEN '' END",
-    "WHERE seq < COALESCE((SELECT seq FROM executions WHERE id = ?1), 9223372036854775807) \
+    "WHERE seq < CASE WHEN ?1 IS NULL THEN 9223372036854775807 ELSE (SELECT seq FROM executions WHERE id = ?1) END \
      ORDER BY seq DESC LIMIT ?2"
 );
 
 pub(super) const LIST_DONE: &str = record!(
     "NULL",
     "CASE WHEN result IS NOT NULL THEN '' END",
-    "WHERE seq < COALESCE((SELECT seq FROM executions WHERE id = ?1), 9223372036854775807) AND state = ?3 \
+    "WHERE seq < CASE WHEN ?1 IS NULL THEN 9223372036854775807 ELSE (SELECT seq FROM executions WHERE id = ?1) END AND state = ?3 \
      ORDER BY seq DESC LIMIT ?2"
 );
 
@@ -156,7 +156,7 @@ pub(super) const LIST_DONE: &str = record!(
 pub(super) const LIST_NOT_EXECUTED: &str = record!(
     "NULL",
     "CASE WHEN result IS NOT NULL THEN '' END",
-    "WHERE seq < COALESCE((SELECT seq FROM executions WHERE id = ?1), 9223372036854775807) \
+    "WHERE seq < CASE WHEN ?1 IS NULL THEN 9223372036854775807 ELSE (SELECT seq FROM executions WHERE id = ?1) END \
      AND state = 'NOT_EXECUTED' AND state = ?3 ORDER BY seq DESC LIMIT ?2"
 );
 
@@ -164,7 +164,7 @@ pub(super) const LIST_NOT_EXECUTED: &str = record!(
 pub(super) const LIST_UNSETTLED: &str = record!(
     "NULL",
     "CASE WHEN result IS NOT NULL THEN '' END",
-    "WHERE seq < COALESCE((SELECT seq FROM executions WHERE id = ?1), 9223372036854775807) \
+    "WHERE seq < CASE WHEN ?1 IS NULL THEN 9223372036854775807 ELSE (SELECT seq FROM executions WHERE id = ?1) END \
      AND (state = 'INTENT' OR state = 'UNKNOWN') AND state = ?3 ORDER BY seq DESC LIMIT ?2"
 );
 
