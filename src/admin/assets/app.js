@@ -102,7 +102,6 @@ function entered(session) {
     app.session = `${session.role === "operator" ? "operator: reads and resolves" : "reader: reads"}${until}`;
     current = null;
     route();
-    main.focus({ preventScroll: true });
     tick();
 }
 
@@ -112,7 +111,12 @@ function leave(word) {
     app.status = null;
     app.session = null;
     document.querySelector("dialog")?.close();
-    outside(login(word, entered));
+    outside(
+        login(word, (session) => {
+            entered(session);
+            main.focus({ preventScroll: true });
+        }),
+    );
 }
 
 function outside(view) {
