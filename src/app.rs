@@ -1,6 +1,6 @@
 //! Wires the parts: ledger, gate, listeners, stop.
 
-mod keys;
+pub(crate) mod keys;
 mod opening;
 
 use std::collections::HashMap;
@@ -9,13 +9,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use futures_util::FutureExt;
 use futures_util::future::FusedFuture;
 use rustls::ServerConfig;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::{Admin, AdminTokens, PROBES_AT_ONCE, WAITING_AT_ONCE};
+use crate::admin::{Admin, PROBES_AT_ONCE, Sessions, WAITING_AT_ONCE};
 use crate::clock::Clock;
 use crate::config::action::ActionConfig;
 use crate::config::listener::Place;
@@ -145,7 +146,7 @@ struct Replaceable {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     limits: Arc<Current<Limits>>,
-    tokens: Arc<Current<AdminTokens>>,
+    config: Arc<Current<Config>>,
     connections: Arc<Permits>,
     memory: Arc<Permits>,
     /// In the order of the listeners.
@@ -190,7 +191,7 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     let replaceable = Replaceable {
         fixed: config.fixed(),
         limits: Current::new(config.limits),
-        tokens: Current::new(config.admin_tokens.clone()),
+        config: Current::new(config.clone()),
         connections: Permits::new(connections(&config)),
         tls: config.listen.iter().map(|listener| listener.tls.clone().map(Current::new)).collect(),
         memory,
@@ -206,7 +207,9 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
             in_flight: gate.in_flight().clone(),
             buffered_bytes: replaceable.memory.clone(),
         },
-        tokens: replaceable.tokens.clone(),
+        config: replaceable.config.clone(),
+        sessions: Sessions::default(),
+        started_at: Utc::now(),
         limits: replaceable.limits.clone(),
         memory: Permits::new(ADMIN_BUFFERED_BYTES),
         probing: Permits::new(PROBES_AT_ONCE),
@@ -232,6 +235,8 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         services.push(serve("main", socket, front, shared, &close_listeners));
     }
     metrics.configured(true, false);
+    metrics.certificates(&config.certificates);
+    metrics.keys(keys::all(&config));
     let places = listen.iter().map(Place::to_string).collect::<Vec<_>>().join(", ");
     tracing::info!(listen = places, %admin_listen, mode = config.mode.as_str(), version = crate::VERSION, "serving");
     keys::announce(&config);
@@ -380,13 +385,15 @@ impl Running {
                 current.set(tls.clone());
             }
         }
-        of.tokens.set(config.admin_tokens.clone());
+        of.config.set(config.clone());
         if let (Some(exporter), Some(traces)) = (&self.exporter, &config.traces) {
             exporter.set_headers(traces.headers.clone());
         }
         of.connections.resize(connections(config));
         of.memory.resize(config.limits.buffered_bytes);
         self.shutdown = config.shutdown;
+        of.metrics.certificates(&config.certificates);
+        of.metrics.keys(keys::all(config));
         keys::announce(config);
         Ok(())
     }

@@ -5,13 +5,16 @@ pub mod reference;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
+use openexec_protocol::approval::Key;
 use openexec_protocol::refusal::Code;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder, exponential_buckets,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, exponential_buckets,
 };
 
+use crate::config::certificates::Certificate;
+use crate::ledger::Outcome;
 use crate::listen::Permits;
 
 /// What the server counts.
@@ -21,6 +24,8 @@ pub struct Metrics {
     replayed: IntCounter,
     /// In the order of [`Code::all`].
     refused: Vec<IntCounter>,
+    /// By action, and in the order of [`OUTCOMES`].
+    executions: IntCounterVec,
     tenant_requests: IntCounterVec,
     tenant_in_flight: [IntGaugeVec; 2],
     approvals: IntCounterVec,
@@ -56,6 +61,9 @@ pub struct Metrics {
     /// Applied, and refused.
     reloads: [IntCounter; 2],
     handshakes_failed: IntCounter,
+    unauthenticated: IntCounter,
+    certificates: GaugeVec,
+    keys: GaugeVec,
     reload_good: IntGauge,
     reload_time: Gauge,
 }
@@ -143,6 +151,8 @@ pub struct Bounded {
     pub buffered_bytes: Arc<Permits>,
 }
 
+/// What an execution comes to, when it is settled for the first time.
+const OUTCOMES: [&str; 3] = ["done", "not_executed", "unknown"];
 /// Classes of a status that was passed on.
 const CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "broken"];
 
@@ -216,6 +226,40 @@ impl Metrics {
             handshakes_failed: register(
                 &registry,
                 IntCounter::new("openexec_tls_handshake_failures_total", "Clients that got no further than TLS"),
+            ),
+            unauthenticated: register(
+                &registry,
+                IntCounter::new(
+                    "openexec_admin_unauthenticated_total",
+                    "Requests and log-ins on the admin listener with a token that is wrong",
+                ),
+            ),
+            certificates: register(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "openexec_certificate_expiry_timestamp_seconds",
+                        "When a certificate ends that the configuration names, the first of a chain",
+                    ),
+                    &["of", "name"],
+                ),
+            ),
+            keys: register(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "openexec_key_not_after_timestamp_seconds",
+                        "When a key retires, by tenant and by the key's name; for keys with a not_after",
+                    ),
+                    &["tenant", "key"],
+                ),
+            ),
+            executions: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("openexec_executions_total", "Executions that ended here, by action and outcome"),
+                    &["action", "outcome"],
+                ),
             ),
             executed: verdicts.with_label_values(&["executed", ""]),
             replayed: verdicts.with_label_values(&["replayed", ""]),
@@ -385,8 +429,54 @@ impl Metrics {
         }
         self.reload_good.set(i64::from(applied));
         if applied {
-            self.reload_time.set(Utc::now().timestamp_millis() as f64 / 1e3);
+            self.reload_time.set(seconds_of(Utc::now()));
         }
+    }
+
+    /// Whether the configuration that was read last is the one in use, and when that one was read.
+    pub fn configuration(&self) -> (bool, DateTime<Utc>) {
+        let read = DateTime::from_timestamp_millis((self.reload_time.get() * 1e3) as i64).unwrap_or_default();
+        (self.reload_good.get() == 1, read)
+    }
+
+    /// The certificates of a configuration: those of the one before are no longer there.
+    pub fn certificates<'c>(&self, certificates: impl IntoIterator<Item = &'c Certificate>) {
+        self.certificates.reset();
+        for Certificate { of, name, not_after } in certificates {
+            self.certificates.with_label_values(&[of, &**name]).set(seconds_of(*not_after));
+        }
+    }
+
+    /// The keys of a configuration: those of the one before are no longer there.
+    pub fn keys<'k>(&self, keys: impl IntoIterator<Item = (&'k str, &'k Key)>) {
+        self.keys.reset();
+        for (tenant, key) in keys {
+            if let (Some(id), Some(not_after)) = (&key.id, key.not_after) {
+                self.keys.with_label_values(&[tenant, &**id]).set(seconds_of(not_after));
+            }
+        }
+    }
+
+    /// There is an action of this name.
+    pub fn action(&self, name: &str) {
+        for outcome in OUTCOMES {
+            self.executions.with_label_values(&[name, outcome]);
+        }
+    }
+
+    /// An execution ended. What is found out later about an unknown one is a recovery.
+    pub fn ended(&self, action: &str, outcome: &Outcome) {
+        let outcome = match outcome {
+            Outcome::Done(_) => OUTCOMES[0],
+            Outcome::NotExecuted { .. } => OUTCOMES[1],
+            Outcome::Unknown => OUTCOMES[2],
+        };
+        self.executions.with_label_values(&[action, outcome]).inc();
+    }
+
+    /// Somebody has a token that is not one of the admin listener's.
+    pub fn unauthenticated(&self) {
+        self.unauthenticated.inc();
     }
 
     /// Whether the ledger dies with this process or its pod.
@@ -544,6 +634,10 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("a Vec takes any text");
         text
     }
+}
+
+fn seconds_of(moment: DateTime<Utc>) -> f64 {
+    moment.timestamp_millis() as f64 / 1e3
 }
 
 fn set([taken, limit]: &[IntGauge; 2], permits: &Permits) {

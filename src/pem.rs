@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use x509_cert::der::Decode;
 
 /// What is wrong with a file.
 #[derive(Debug, thiserror::Error)]
@@ -26,4 +28,19 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 /// The file's first private key.
 pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
     PrivateKeyDer::from_pem_file(path).map_err(|e| PemError::Pem(path.to_owned(), e))
+}
+
+/// When the first certificate of a chain in a file ends, or the last authority of a bundle does: from then on somebody is not
+/// believed. `None` for what holds no certificate that can be read.
+pub(crate) fn end(chain: Option<&Path>, authorities: Option<&Path>) -> Option<DateTime<Utc>> {
+    let first = chain.and_then(|path| ends(path).into_iter().min());
+    let last = authorities.and_then(|path| ends(path).into_iter().max());
+    first.into_iter().chain(last).min()
+}
+
+fn ends(path: &Path) -> Vec<DateTime<Utc>> {
+    let read = certificates(path).unwrap_or_default();
+    let parsed = read.iter().filter_map(|der| x509_cert::Certificate::from_der(der).ok());
+    let ends = parsed.map(|certificate| certificate.tbs_certificate.validity.not_after.to_system_time());
+    ends.map(DateTime::from).collect()
 }

@@ -132,6 +132,11 @@ impl Registry {
         self
     }
 
+    /// The names of all.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.actions.keys().map(String::as_str)
+    }
+
     /// The action of this name.
     pub fn get(&self, name: &str) -> Option<&Handler> {
         self.actions.get(name)

@@ -1,29 +1,28 @@
 //! Authentic requests that were refused, for whoever has a token.
 
 use http::Method;
-use openexec_protocol::refusal::{Code, Refusal};
+use openexec_protocol::refusal::Refusal;
 use openexec_protocol::timestamp;
 use pingora::protocols::http::ServerSession;
 use serde_json::{Value, json};
 
-use super::Admin;
 use super::executions::{LARGEST_PAGE, PAGE, invalid, unavailable};
 use super::token::Role;
+use super::{Admin, no_such_path};
 use crate::execute::respond;
 use crate::ledger::{DenialFilter, Denied};
 
 impl Admin {
     /// `GET /denials`
     pub(super) async fn denials(&self, session: &mut ServerSession) -> Result<Value, Refusal> {
-        let tokens = self.tokens.get();
-        if !tokens.any() {
-            return Err(Refusal::new(Code::NotFound, "No such path"));
+        if !self.has_tokens() {
+            return Err(no_such_path());
         }
         let header = session.req_header();
         if header.method != Method::GET {
             return Err(respond::method_not_allowed("GET"));
         }
-        tokens.require(Role::Reader, &header.headers)?;
+        self.require(Role::Reader, header)?;
         let filter = filter(header.uri.query().unwrap_or_default())?;
         let found = self.ledger()?.denials(&filter).await.map_err(unavailable)?;
         let next = (found.len() == filter.limit).then(|| found.last().map(|(seq, _)| *seq)).flatten();
@@ -33,9 +32,9 @@ impl Admin {
 
 fn filter(query: &str) -> Result<DenialFilter, Refusal> {
     let mut filter = DenialFilter { limit: PAGE, ..DenialFilter::default() };
-    for (name, value) in query.split('&').filter(|pair| !pair.is_empty()).filter_map(|pair| pair.split_once('=')) {
-        match name {
-            "tenant" => filter.tenant = Some(value.to_owned()),
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "tenant" => filter.tenant = Some(value.into_owned()),
             "before" => {
                 let before = value.parse().ok().filter(|seq: &i64| *seq > 0);
                 filter.before = Some(before.ok_or_else(|| invalid("`before` must be a number above 0".to_owned()))?);

@@ -8,8 +8,9 @@ use openexec_protocol::timestamp;
 use pingora::protocols::http::ServerSession;
 use serde_json::{Value, json};
 
-use super::Admin;
+use super::narrow::Narrow;
 use super::token::Role;
+use super::{Admin, no_such_path};
 use crate::execute::intake::{self, Bounds};
 use crate::execute::{ResolveError, respond};
 use crate::ledger::{Filter, Ledger, LedgerError, Outcome, Record, State};
@@ -24,28 +25,10 @@ const RESOLVE_BYTES: usize = (1 << 20) + 4_096;
 const JSON: Limits = Limits { depth: 66, nodes: usize::MAX };
 
 impl Admin {
-    /// `/executions...` and `/denials`
-    pub(super) async fn executions(&self, session: &mut ServerSession) {
-        let answer = match session.req_header().uri.path() {
-            "/denials" => self.denials(session).await,
-            _ => self.answer(session).await,
-        };
-        match answer {
-            Ok(document) => respond::document(session, 200, "application/json", document.to_string()).await,
-            Err(refusal) => {
-                if !session.is_body_done() {
-                    session.set_keepalive(None);
-                }
-                respond::refusal(session, &refusal).await;
-            }
-        }
-    }
-
-    async fn answer(&self, session: &mut ServerSession) -> Result<Value, Refusal> {
-        let not_found = || Refusal::new(Code::NotFound, "No such path");
-        let tokens = self.tokens.get();
-        if !tokens.any() {
-            return Err(not_found());
+    /// `/executions...`
+    pub(super) async fn executions(&self, session: &mut ServerSession) -> Result<Value, Refusal> {
+        if !self.has_tokens() {
+            return Err(no_such_path());
         }
         let header = session.req_header();
         let (path, query) = (header.uri.path().to_owned(), header.uri.query().unwrap_or_default().to_owned());
@@ -55,47 +38,53 @@ impl Admin {
         match parts[..] {
             [] | [_] if !is_get => Err(respond::method_not_allowed("GET")),
             [] => {
-                tokens.require(Role::Reader, &header.headers)?;
+                self.require(Role::Reader, header)?;
                 self.list(&query).await
             }
             [id] => {
-                tokens.require(Role::Reader, &header.headers)?;
+                self.require(Role::Reader, header)?;
                 self.show(id).await
             }
             [_, "resolve"] if header.method != Method::POST => Err(respond::method_not_allowed("POST")),
             [id, "resolve"] => {
-                tokens.require(Role::Operator, &header.headers)?;
+                self.require(Role::Operator, header)?;
                 let bounds = Bounds { bytes: RESOLVE_BYTES, time: self.limits.get().body_time };
                 let body = intake::read(session, bounds, &self.memory).await?;
                 self.resolve(id, &body.bytes).await
             }
-            _ => Err(not_found()),
+            _ => Err(no_such_path()),
         }
     }
 
     async fn list(&self, query: &str) -> Result<Value, Refusal> {
         let mut filter = Filter { limit: PAGE, ..Filter::default() };
-        for (name, value) in query.split('&').filter(|pair| !pair.is_empty()).filter_map(|pair| pair.split_once('=')) {
-            match name {
+        let mut narrow = Narrow::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "action" => narrow.action = Some(value.into_owned()),
+                "tenant" => narrow.tenant = Some(value.into_owned()),
+                "search" => narrow.search = Some(value.into_owned()).filter(|search| !search.is_empty()),
                 "state" => {
-                    let word = State::WORDS.into_iter().find(|word| word.eq_ignore_ascii_case(value));
+                    let word = State::WORDS.into_iter().find(|word| word.eq_ignore_ascii_case(&value));
                     let known = State::WORDS.join(", ");
                     filter.state = Some(word.ok_or_else(|| invalid(format!("`state` must be one of {known}")))?);
                 }
-                "before" => filter.before = Some(value.to_owned()),
+                "before" => filter.before = Some(value.into_owned()),
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (1..=LARGEST_PAGE).contains(limit));
                     filter.limit = limit.ok_or_else(|| invalid(format!("`limit` must be 1 to {LARGEST_PAGE}")))?;
                 }
-                _ => return Err(invalid("the query may have `state`, `before` and `limit`".to_owned())),
+                _ => {
+                    let known = "`state`, `action`, `tenant`, `search`, `before` and `limit`";
+                    return Err(invalid(format!("the query may have {known}")));
+                }
             }
         }
         if let Some(before) = &filter.before {
             // Or a page behind nobody would be the first one again.
             self.ledger()?.find(before).await.map_err(unavailable)?.ok_or_else(no_such_execution)?;
         }
-        let found = self.ledger()?.list(&filter).await.map_err(unavailable)?;
-        let next = (found.len() == filter.limit).then(|| found.last().map(|last| last.execution.id.clone())).flatten();
+        let (found, next) = narrow.list(&**self.ledger()?, filter).await.map_err(unavailable)?;
         Ok(json!({"executions": found.iter().map(summary).collect::<Vec<_>>(), "next": next}))
     }
 

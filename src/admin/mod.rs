@@ -3,20 +3,26 @@
 mod denials;
 mod drained;
 mod executions;
+mod narrow;
 mod probes;
+mod session;
+mod status;
 mod token;
 
+pub use session::Sessions;
 pub use token::AdminTokens;
 use token::Role;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use openexec_protocol::refusal::{Code, Refusal};
 use pingora::http::Method;
 use pingora::protocols::http::ServerSession;
+use serde_json::Value;
 
-use crate::config::Limits;
+use crate::config::{Config, Limits};
 use crate::current::Current;
 use crate::execute::{Gate, respond};
 use crate::listen::{Peer, Permits, Service};
@@ -31,8 +37,12 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// What has a limit.
     pub bounded: Bounded,
-    /// Who may ask for more than probes and metrics.
-    pub tokens: Arc<Current<AdminTokens>>,
+    /// The one in use. It says who may ask for more than probes and metrics.
+    pub config: Arc<Current<Config>>,
+    /// Of the status page.
+    pub sessions: Sessions,
+    /// When the process began to serve.
+    pub started_at: DateTime<Utc>,
     /// For a body.
     pub limits: Arc<Current<Limits>>,
     /// For all bodies.
@@ -72,26 +82,57 @@ impl Service for Admin {
             "/drained" => self.drained(session).await,
             path if path.starts_with(probes::PATH) => self.app_probe(session).await,
             "/openapi.json" => self.openapi(session).await,
-            path if path == "/executions" || path == "/denials" || path.starts_with("/executions/") => {
-                self.executions(session).await
+            "/session" => self.session(session).await,
+            path if path == "/executions" || path.starts_with("/executions/") => {
+                let answer = self.executions(session).await;
+                respond_json(session, answer).await;
             }
-            _ => respond::refusal(session, &Refusal::new(Code::NotFound, "No such path")).await,
+            "/denials" => {
+                let answer = self.denials(session).await;
+                respond_json(session, answer).await;
+            }
+            "/status" => {
+                let answer = self.status(session.req_header());
+                respond_json(session, answer).await;
+            }
+            _ => respond::refusal(session, &no_such_path()).await,
         }
     }
 }
 
 impl Admin {
+    /// Whether anybody may ask for more than probes and metrics.
+    fn has_tokens(&self) -> bool {
+        self.config.get().admin_tokens.any()
+    }
+
     /// For whoever may read executions: there is nothing to describe to others.
     async fn openapi(&self, session: &mut ServerSession) {
-        let (tokens, header) = (self.tokens.get(), session.req_header());
+        let header = session.req_header();
         let allowed = match header.method {
-            _ if !tokens.any() => Err(Refusal::new(Code::NotFound, "No such path")),
-            Method::GET | Method::HEAD => tokens.require(Role::Reader, &header.headers),
+            _ if !self.has_tokens() => Err(no_such_path()),
+            Method::GET | Method::HEAD => self.require(Role::Reader, header),
             _ => Err(respond::method_not_allowed("GET, HEAD")),
         };
         match allowed {
             Ok(()) => respond::document(session, 200, "application/json", openapi::ADMIN.as_str()).await,
             Err(refusal) => respond::refusal(session, &refusal).await,
+        }
+    }
+}
+
+fn no_such_path() -> Refusal {
+    Refusal::new(Code::NotFound, "No such path")
+}
+
+async fn respond_json(session: &mut ServerSession, answer: Result<Value, Refusal>) {
+    match answer {
+        Ok(document) => respond::document(session, 200, "application/json", document.to_string()).await,
+        Err(refusal) => {
+            if !session.is_body_done() {
+                session.set_keepalive(None);
+            }
+            respond::refusal(session, &refusal).await;
         }
     }
 }

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use openexec_protocol::canonical::{CanonicalText, Limits};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::admin_client::{AdminAddress, AskError};
+use super::admin_client::{AdminAddress, AdminClient, AskError};
 use super::tail::Tail;
 use super::{USAGE, fail, input};
 
@@ -52,6 +52,15 @@ struct List {
     /// Only those in this state
     #[arg(long, value_name = "STATE", value_parser = ["intent", "done", "not_executed", "unknown"], ignore_case = true)]
     state: Option<String>,
+    /// Only those of this action
+    #[arg(long, value_name = "ACTION")]
+    action: Option<String>,
+    /// Only this tenant's
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
+    /// Only those with this in their id, nonce, approval id, action hash or caller
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
     /// Only those older than the one with this id
     #[arg(long, value_name = "ID")]
     before: Option<String>,
@@ -82,6 +91,33 @@ struct Outcome {
     not_executed: bool,
 }
 
+impl List {
+    /// Whole, however many are looked through for it.
+    fn ask(&self, admin: &AdminClient) -> Result<Value, AskError> {
+        let wanted = usize::from(self.limit);
+        let (mut found, mut before) = (Vec::new(), self.before.clone());
+        loop {
+            let limit = (wanted - found.len()).to_string();
+            let given = [
+                ("limit", Some(&limit)),
+                ("state", self.state.as_ref()),
+                ("action", self.action.as_ref()),
+                ("tenant", self.tenant.as_ref()),
+                ("search", self.search.as_ref()),
+                ("before", before.as_ref()),
+            ];
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            query.extend_pairs(given.into_iter().filter_map(|(name, value)| Some((name, value?))));
+            let page = admin.get(&format!("/executions?{}", query.finish()))?;
+            found.extend(page["executions"].as_array().into_iter().flatten().cloned());
+            before = page["next"].as_str().map(str::to_owned);
+            if before.is_none() || found.len() >= wanted {
+                return Ok(json!({"executions": found, "next": before}));
+            }
+        }
+    }
+}
+
 impl Executions {
     pub(super) fn run(self, config: Option<&Path>) -> ExitCode {
         let admin = match self.admin.client(config) {
@@ -89,11 +125,7 @@ impl Executions {
             Err(error) => return explain(&error),
         };
         let asked = match &self.command {
-            Command::List(list) => {
-                let state = list.state.as_ref().map(|state| format!("&state={state}")).unwrap_or_default();
-                let before = list.before.as_ref().map(|id| format!("&before={id}")).unwrap_or_default();
-                admin.get(&format!("/executions?limit={}{state}{before}", list.limit))
-            }
+            Command::List(list) => list.ask(&admin),
             Command::Tail(tail) => return tail.run(&admin, self.json),
             Command::Show { id } => admin.get(&format!("/executions/{id}")),
             Command::Resolve(resolve) => match resolve.body() {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
+use crate::ledger::RecoveryPolicy;
+
 /// How an action is executed.
 #[derive(Clone, Debug)]
 pub enum ActionConfig {
@@ -85,6 +87,17 @@ pub enum Recovery {
         /// How long it is worth asking.
         window: Duration,
     },
+}
+
+impl Recovery {
+    /// The same, as the ledger keeps it.
+    pub fn policy(&self) -> RecoveryPolicy {
+        match self {
+            Recovery::Operator => RecoveryPolicy::Operator,
+            Recovery::Idempotent { .. } => RecoveryPolicy::Idempotent,
+            Recovery::Probe { .. } => RecoveryPolicy::Probe,
+        }
+    }
 }
 
 /// Requests that are let through as they are.

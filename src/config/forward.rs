@@ -59,6 +59,7 @@ impl Check {
         }
         let tls = if addresses.iter().any(|origin| origin.server_name.is_some()) {
             let raw::Tls { ca, certificate, key, .. } = &tls_typed;
+            self.certificate("upstream", &name, certificate.as_deref(), ca.as_deref());
             tls::client_config(ca.as_deref(), certificate.as_deref(), key.as_deref())
                 .map_err(|error| self.problem(format!("{member}.tls: {error}")))
                 .ok()

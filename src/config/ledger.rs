@@ -220,6 +220,7 @@ impl Check {
             certificate: url.certificate.or(file.certificate),
             key: url.key.or(file.key),
         };
+        self.certificate("ledger", "postgresql", tls.certificate.as_deref(), tls.ca.as_deref());
         if let Err(error) = tls::client_config(tls.ca.as_deref(), tls.certificate.as_deref(), tls.key.as_deref()) {
             self.problems.push(format!("ledger.tls: {error}"));
         }

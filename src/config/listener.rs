@@ -98,6 +98,9 @@ impl Check {
             raw::Listener::Full(typed) => typed,
         };
         let place = self.place(&format!("{member}.address"), &typed.address, typed.mode.as_deref());
+        if let (Some(place), Some(tls)) = (&place, &typed.tls) {
+            self.certificate("listener", &place.to_string(), Some(&tls.certificate), tls.client_ca.as_deref());
+        }
         let asks_for_certificates = typed.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let tls = typed.tls.map(|typed| {
             tls::server_config(

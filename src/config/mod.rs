@@ -3,6 +3,7 @@
 
 pub mod action;
 mod callers;
+pub mod certificates;
 pub mod env;
 mod forward;
 pub mod ledger;
@@ -38,6 +39,7 @@ use serde::de::DeserializeOwned;
 use tracing_subscriber::EnvFilter;
 
 use self::action::{ActionConfig, PassRule};
+use self::certificates::Certificate;
 use self::env::Environment;
 use self::ledger::LedgerConfig;
 use self::listener::{Listener, Place};
@@ -90,6 +92,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// The start.
     pub startup: Startup,
+    /// What is shown with TLS, and whom it is believed from.
+    pub certificates: Vec<Certificate>,
     /// What is allowed but worth a word in the log.
     pub warnings: Vec<String>,
 }
@@ -163,10 +167,11 @@ impl Config {
             None => (raw::File::default(), String::new()),
             Some(path) => read(path)?,
         };
-        let mut check = Check { problems: Vec::new(), warnings: Vec::new() };
+        let mut check = Check::default();
         let config = check.config(file, environment);
         match config {
             Some(mut config) if check.problems.is_empty() => {
+                config.certificates = check.certificates;
                 config.warnings = check.warnings;
                 Ok(config)
             }
@@ -266,7 +271,9 @@ const ADMIN_LISTEN: &str = "127.0.0.1:5001";
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// Collects problems, so that all are listed at once.
+#[derive(Default)]
 struct Check {
+    certificates: Vec<Certificate>,
     problems: Vec<String>,
     warnings: Vec<String>,
 }
@@ -374,6 +381,7 @@ impl Check {
                 takeover_socket: file.startup.takeover_socket,
                 wait: file.startup.wait.unwrap_or(Duration::from_secs(60)),
             },
+            certificates: Vec::new(),
             warnings: Vec::new(),
         })
     }

@@ -162,6 +162,17 @@ pub async fn document(session: &mut ServerSession, status: u16, content_type: &s
     send(session, status, &[("Content-Type", content_type), ("Cache-Control", "no-store")], body.into()).await;
 }
 
+/// Sends a document with headers of its own.
+pub async fn document_with(
+    session: &mut ServerSession,
+    content_type: &str,
+    headers: &[(&'static str, &str)],
+    body: impl Into<Bytes>,
+) {
+    let usual = [("Content-Type", content_type), ("Cache-Control", "no-store")];
+    send(session, 200, &[&usual, headers].concat(), body.into()).await;
+}
+
 const PROBLEM: &str = "application/problem+json";
 
 /// A client that is gone, or does not read, gets nothing: what was decided is decided all the same.

@@ -44,6 +44,7 @@ impl Rules {
         previous: Option<&Rules>,
         metrics: &Arc<Metrics>,
     ) -> Self {
+        registry.names().for_each(|name| metrics.action(name));
         let authenticator = previous.map(|previous| &previous.authenticator);
         let authenticator = Authenticator::new(&config.mode, authenticator, metrics);
         Rules {

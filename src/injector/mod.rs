@@ -100,6 +100,7 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         serve("admin", admin_socket, admin, shared(None), &close_listeners),
     ];
     metrics.configured(true, false);
+    metrics.certificates(&settings.certificate);
     tracing::info!(%listen, %admin_listen, image = settings.sidecar.image, version = crate::VERSION, "injecting");
     Ok(Running { listen, admin_listen, settings, sidecar, tls, metrics, phase, serving, close_listeners, services })
 }
@@ -123,6 +124,7 @@ impl Running {
         }
         self.sidecar.set(settings.sidecar.clone());
         self.tls.set(settings.tls.clone());
+        self.metrics.certificates(&settings.certificate);
         self.settings = settings;
         Ok(())
     }

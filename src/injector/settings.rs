@@ -8,6 +8,7 @@ use rustls::ServerConfig;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::config::certificates::Certificate;
 use crate::config::{ConfigError, located, read_as, schema};
 use crate::inject::settings::Sidecar;
 use crate::listen::tls::{MinVersion, server_config};
@@ -48,6 +49,8 @@ pub struct Settings {
     pub admin_listen: SocketAddr,
     /// Who it is.
     pub tls: Arc<ServerConfig>,
+    /// When its certificate ends.
+    pub certificate: Option<Certificate>,
     /// What sidecars are made of.
     pub sidecar: Sidecar,
 }
@@ -77,7 +80,9 @@ impl Settings {
         let tls = tls.map_err(|problem| problems.push(problem)).ok();
         match (listen, admin_listen, tls) {
             (Some(listen), Some(admin_listen), Some(tls)) if problems.is_empty() => {
-                Ok(Settings { listen, admin_listen, tls, sidecar: file.sidecar })
+                let chain = file.tls.as_ref().map(|tls| tls.certificate.as_path());
+                let certificate = Certificate::read("injector", &listen.to_string(), chain, None);
+                Ok(Settings { listen, admin_listen, tls, certificate, sidecar: file.sidecar })
             }
             _ => Err(located(problems, Some(path), &text)),
         }

@@ -9,6 +9,8 @@ use super::Metrics;
 /// These stand for names, of which the configuration says which there are.
 const UPSTREAM: &str = "*name of an upstream*";
 
+const ACTION: &str = "*name of an action*";
+const PLACE: &str = "*its address or name*";
 const TENANT: &str = "*name of a tenant*";
 const KEY: &str = "*name of a key*";
 
@@ -18,6 +20,11 @@ pub fn page() -> String {
     metrics.upstream(UPSTREAM);
     metrics.passthrough(UPSTREAM);
     metrics.tenant(TENANT);
+    metrics.action(ACTION);
+    for of in ["injector", "ledger", "listener", "upstream"] {
+        metrics.certificates.with_label_values(&[of, PLACE]);
+    }
+    metrics.keys.with_label_values(&[TENANT, KEY]);
     metrics.tenant("");
     metrics.approvals(TENANT, KEY);
     crate::injector::announce(&metrics);
@@ -61,7 +68,7 @@ fn section(family: &MetricFamily) -> String {
 
 fn spell(value: &str) -> String {
     match value {
-        UPSTREAM | TENANT | KEY => value.to_owned(),
+        UPSTREAM | ACTION | PLACE | TENANT | KEY => value.to_owned(),
         "" => "empty".to_owned(),
         // The page must not change with each release.
         crate::VERSION => "*this version*".to_owned(),

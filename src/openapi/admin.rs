@@ -56,6 +56,8 @@ pub(super) fn document() -> Value {
         "/executions/{id}": {"get": show()},
         "/executions/{id}/resolve": {"post": resolve()},
         "/denials": {"get": denials()},
+        "/status": {"get": status()},
+        "/session": {"get": session(), "post": log_in(), "delete": log_out()},
     });
     let components = json!({
         "schemas": {
@@ -65,7 +67,13 @@ pub(super) fn document() -> Value {
             "Resolution": resolution(),
             "Problem": refusals::problem(),
         },
-        "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "An admin token"}},
+        "securitySchemes": {
+            "token": {"type": "http", "scheme": "bearer", "description": "An admin token"},
+            "cookie": {"type": "apiKey", "in": "cookie", "name": "openexec-session-5001",
+                "description": "Of the status page's log-in; the name ends with the port that `Host` has, or `default`"},
+            "proof": {"type": "apiKey", "in": "header", "name": "OpenExec-Session",
+                "description": "The log-in's `proof`: the cookie is nothing without it"},
+        },
     });
     super::document("OpenExec, admin listener", ABOUT, paths, components)
 }
@@ -84,7 +92,7 @@ fn open(operation: Value) -> Value {
 
 /// For whoever has a token, and with these refusals beside everybody's.
 fn guarded(mut operation: Value, more: &[(Code, u16)]) -> Value {
-    operation["security"] = json!([{"token": []}]);
+    operation["security"] = json!([{"token": []}, {"cookie": [], "proof": []}]);
     let everybodys = [
         Code::BadHttp,
         Code::MethodNotAllowed,
@@ -118,9 +126,13 @@ fn list() -> Value {
         "operationId": "listExecutions",
         "tags": ["executions"],
         "summary": "List executions, the newest first",
-        "description": "Without payloads and results.",
+        "description": "Without payloads and results. With `action`, `tenant` or `search`, 10 000 executions are looked through at \
+            most: a page may then have fewer than `limit`, even none, and a `next` all the same.",
         "parameters": [
             parameter("state", json!({"type": "string", "enum": State::WORDS}), "Only those in this state; case does not matter"),
+            parameter("action", json!({"type": "string"}), "Only those of this action"),
+            parameter("tenant", json!({"type": "string"}), "Only this tenant's"),
+            parameter("search", json!({"type": "string"}), "Only those with this in their id, nonce, approval id, action hash or caller"),
             parameter("before", json!({"type": "string"}), "Only those older than the one with this id"),
             parameter("limit", json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 50}), "How many"),
         ],
@@ -176,6 +188,143 @@ fn denial() -> Value {
         "key_id": optional("The name of the key that verified it, if it has one"),
         "caller": optional("Who sent it, where callers are configured"),
     })
+}
+
+fn status() -> Value {
+    let optional = |kind: &str| json!({"type": [kind, "null"]});
+    let text = || json!({"type": "string"});
+    let moment = || json!({"type": "string", "format": "date-time"});
+    let list = |items: Value| json!({"type": "array", "items": items});
+    let schema = object(json!({
+        "version": text(),
+        "mode": {"type": "string", "enum": ["demo", "clawshield"]},
+        "started_at": moment(),
+        "configured_at": {"type": "string", "format": "date-time", "description": "When the configuration in use was read"},
+        "reload_ok": {"type": "boolean", "description": "Whether the one that was read last is the one in use"},
+        "not_ready": {"type": "array", "items": text(), "description": "As in /readyz"},
+        "ledger": object(json!({
+            "kind": {"type": "string", "enum": ["memory", "sqlite", "postgresql"]},
+            "local": {"type": "boolean", "description": "Whether it is gone with this process or its pod"},
+        })),
+        "listen": list(text()),
+        "admin_listen": text(),
+        "actions": list(object(json!({
+            "name": text(),
+            "kind": {"type": "string", "enum": ["builtin", "upstream"]},
+            "upstream": optional("string"),
+            "recovery": optional("string"),
+        }))),
+        "upstreams": list(object(json!({"name": text(), "addresses": list(text())}))),
+        "keys": list(object(json!({
+            "tenant": text(),
+            "key": {"type": ["string", "null"], "description": "Its name, if it has one"},
+            "form": {"type": "string", "enum": ["hmac", "ed25519"]},
+            "fingerprint": {"type": ["string", "null"], "description": "Of a public key"},
+            "state": {"type": "string", "enum": ["active", "retired", "not begun"]},
+            "not_before": {"type": ["string", "null"], "format": "date-time"},
+            "not_after": {"type": ["string", "null"], "format": "date-time"},
+        }))),
+        "certificates": list(object(json!({
+            "of": {"type": "string", "enum": ["listener", "upstream", "ledger"]},
+            "name": text(),
+            "not_after": moment(),
+        }))),
+        "limits": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}},
+    }));
+    let example = json!({
+        "version": "0.3.0",
+        "mode": "demo",
+        "started_at": "2026-02-17T10:00:00Z",
+        "configured_at": "2026-02-17T10:00:00Z",
+        "reload_ok": true,
+        "not_ready": [],
+        "ledger": {"kind": "sqlite", "local": false},
+        "listen": ["127.0.0.1:5000"],
+        "admin_listen": "127.0.0.1:5001",
+        "actions": [{"name": "echo", "kind": "builtin", "upstream": null, "recovery": null}],
+        "upstreams": [],
+        "keys": [],
+        "certificates": [],
+        "limits": {"in_flight": 1024},
+    });
+    guarded(
+        json!({
+            "operationId": "getStatus",
+            "tags": ["status page"],
+            "summary": "Say what is configured, and how old it is",
+            "responses": {"200": response("Without secrets", JSON, schema, example)},
+        }),
+        &[],
+    )
+}
+
+/// Of `GET` and `POST /session`.
+fn opened(more: Value) -> Value {
+    let mut members = json!({
+        "role": {"type": "string", "enum": ["reader", "operator"]},
+        "expires_at": {"type": ["string", "null"], "format": "date-time", "description": "`null` for a token, which has no end"},
+    });
+    members
+        .as_object_mut()
+        .into_iter()
+        .for_each(|members| members.extend(more.as_object().cloned().unwrap_or_default()));
+    object(members)
+}
+
+fn session() -> Value {
+    let example = json!({"role": "reader", "expires_at": "2026-02-17T22:00:00Z"});
+    guarded(
+        json!({
+            "operationId": "getSession",
+            "tags": ["status page"],
+            "summary": "Say what the caller may do, and for how long",
+            "responses": {"200": response("Logged in", JSON, opened(json!({})), example)},
+        }),
+        &[],
+    )
+}
+
+fn log_in() -> Value {
+    let proof = hex_digest("For the header OpenExec-Session of all that is asked with the cookie");
+    let example = json!({"role": "reader", "expires_at": "2026-02-17T22:00:00Z", "proof": "7c".repeat(32)});
+    let mut ok = response("Logged in", JSON, opened(json!({"proof": proof})), example);
+    ok["headers"]["Set-Cookie"] =
+        json!({"description": "The other half of the session", "required": true, "schema": {"type": "string"}});
+    let codes = [
+        Code::BadHttp,
+        Code::MethodNotAllowed,
+        Code::RequestTimeout,
+        Code::HeadersTooLarge,
+        Code::Overloaded,
+        Code::CallerUnauthenticated,
+        Code::CallerNotAllowed,
+        Code::NotFound,
+        Code::BodyTooLarge,
+        Code::UnsupportedMediaType,
+        Code::InvalidRequest,
+    ];
+    let operation = json!({
+        "operationId": "logIn",
+        "tags": ["status page"],
+        "summary": "Open a session with an admin token",
+        "description": "For 12 hours, or one without a request. It ends with the process, and with the token.",
+        "requestBody": {"required": true, "content": {JSON: {
+            "schema": object(json!({"token": {"type": "string"}})),
+            "example": {"token": "an admin token"},
+        }}},
+        "responses": {"200": ok},
+    });
+    with_refusals(operation, refusals::responses(codes.map(own)))
+}
+
+fn log_out() -> Value {
+    let operation = json!({
+        "operationId": "logOut",
+        "tags": ["status page"],
+        "summary": "End the session",
+        "responses": {"200": response("It is over", JSON, json!({"type": "object"}), json!({}))},
+    });
+    guarded(operation, &[own(Code::CallerNotAllowed)])
 }
 
 fn own(code: Code) -> (Code, u16) {

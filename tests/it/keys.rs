@@ -193,6 +193,8 @@ fn a_retired_key_is_told_what_it_approved_and_approves_nothing_new() {
     for replay in [&first, &signed(&old, None, "a")] {
         assert_eq!(server.execute(replay).body, answer.body);
     }
+    let end = r#"openexec_key_not_after_timestamp_seconds{key="old",tenant="tenant-001"}"#;
+    assert_eq!(server.metric(end), 1_771_322_400.0);
     server.execute(&signed(&old, None, "c")).must_be(403, "approval_signature_invalid", "its key is retired");
     // Whoever has the old key cannot read what the new one approved, nor find out that it exists.
     not_authentic(&server.execute(&signed(&old, Some("old"), "b")));

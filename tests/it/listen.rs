@@ -87,7 +87,7 @@ pub fn start_with(listeners: &str, more: &str) -> (Setup, Process) {
     (setup, process)
 }
 
-fn becomes(server: &Process, line: &str, value: f64) {
+pub fn becomes(server: &Process, line: &str, value: f64) {
     let deadline = Instant::now() + PATIENCE;
     while metric(server.admin, line) != value {
         assert!(Instant::now() < deadline, "{line} does not become {value}");
@@ -230,12 +230,12 @@ fn a_new_certificate_is_shown_without_a_restart() {
     let (old, new) = (Authority::new(), Authority::new());
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
-    let install = |authority: &Authority| {
-        let (certificate, key) = authority.issue("localhost", 10);
+    let install = |authority: &Authority, days: i64| {
+        let (certificate, key) = authority.issue("localhost", days);
         std::fs::copy(certificate, path("tls.pem")).unwrap();
         std::fs::copy(key, path("tls.key")).unwrap();
     };
-    install(&old);
+    install(&old, 10);
     let address = free();
     let (_setup, server) = start(&tls(&address, &(path("tls.pem"), path("tls.key")), ""));
     let address = address.parse().unwrap();
@@ -247,11 +247,22 @@ fn a_new_certificate_is_shown_without_a_restart() {
     std::fs::copy(new.issue("localhost", 10).1, path("tls.key")).unwrap();
     until("openexec_config_reloads_total{result=\"refused\"}");
     must_be_executed(Offer::new(&old).ask(address, "2"), false);
-    install(&new);
+    must_end_in(&server, &address.to_string(), 10);
+    install(&new, 20);
     until("openexec_config_reloads_total{result=\"applied\"}");
     must_be_executed(Offer::new(&new).ask(address, "3"), false);
     assert!(Offer::new(&old).ask(address, "4").is_err(), "the old authority knows nothing of the new certificate");
     must_be_executed(exchange(&mut kept, "5"), false);
+    must_end_in(&server, &address.to_string(), 20);
+}
+
+/// What the metrics say of a listener's certificate.
+#[track_caller]
+fn must_end_in(server: &Process, name: &str, days: i64) {
+    let line = format!("openexec_certificate_expiry_timestamp_seconds{{name=\"{name}\",of=\"listener\"}}");
+    let left = metric(server.admin, &line) - chrono::Utc::now().timestamp() as f64;
+    let (most, hour) = ((days * 86_400) as f64, 3_600.0);
+    assert!(left <= most && left > most - hour, "{left} of {most}");
 }
 
 #[test]

@@ -41,6 +41,7 @@ mod reload;
 mod replay;
 mod replicas;
 mod service;
+mod session;
 mod sidecar;
 mod stop;
 mod support;

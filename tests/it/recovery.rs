@@ -363,11 +363,16 @@ fn executions_are_shown_to_whoever_has_a_token() {
     assert_eq!(nonces(list(&format!("?limit=2&before={}", next.as_str().unwrap()))).0, ["1"]);
     assert_eq!(nonces(list("?state=UNKNOWN")).0, ["2"]);
     assert_eq!(nonces(list("?state=done&limit=1")).0, ["3"]);
+    assert_eq!(nonces(list("?action=send&limit=1")).0, ["3"]);
+    assert_eq!(nonces(list("?action=echo")), (vec![], Value::Null));
+    assert_eq!(nonces(list("?tenant=&state=unknown")).0, ["2"]);
+    assert_eq!(nonces(list("?tenant=nobody")).0, [""; 0]);
     for wrong in ["?state=lost", "?limit=0", "?limit=501", "?limit=x", "?nonce=1"] {
         list(wrong).must_be(422, "invalid_request", "");
     }
     assert!(!list("").text().contains("sent"), "no payloads and no results in a list");
     let id = list("?state=UNKNOWN").json()["executions"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(nonces(list(&format!("?search={}", &id[3..]))).0, ["2"]);
     let shown = list(&format!("/{id}")).json();
     assert_eq!(shown["payload"], json!(r#"{"do":"close"}"#));
     let route = format!("POST /send (payload) to service: http://{}", service.address);
@@ -398,6 +403,47 @@ fn executions_are_shown_to_whoever_has_a_token() {
     retry.must_be_executed(true);
     assert!(retry.text().contains(r#""result":{"n": 12345678901234567890123}"#), "{}", retry.text());
     assert_eq!(service.times("close"), 1);
+    for (outcome, count) in [("done", 2.0), ("unknown", 1.0), ("not_executed", 0.0)] {
+        let line = format!("openexec_executions_total{{action=\"send\",outcome=\"{outcome}\"}}");
+        assert_eq!(server.metric(&line), count, "{outcome}");
+    }
+}
+
+#[test]
+fn a_search_goes_through_all_in_parts() {
+    let server = with_tokens(Setup::demo()).start();
+    let mut client = server.client();
+    // More than are looked through at once, between two that are wanted.
+    for n in 0..=11_000 {
+        if n % 5_000 == 0 {
+            // Below the requests that one connection may have.
+            client = server.client();
+        }
+        let nonce = if n == 0 || n == 11_000 { format!("a needle & a thread {n}") } else { format!("straw-{n}") };
+        client.execute(&request(if n % 2 == 0 { "echo" } else { "add" }, &json!({"a": 1, "b": 2}), &nonce));
+    }
+    let list = |query: &str| admin(server.admin, "GET", &format!("/executions?{query}"), READ_TOKEN, "").json();
+    let found = list("search=needle+%26+a");
+    let nonce = |page: &Value| page["executions"][0]["nonce"].clone();
+    assert_eq!((found["executions"].as_array().unwrap().len(), nonce(&found)), (1, json!("a needle & a thread 11000")));
+    let next = found["next"].as_str().expect("more that was not looked at");
+    let found = list(&format!("search=needle+%26+a&before={next}"));
+    assert_eq!((nonce(&found), &found["next"]), (json!("a needle & a thread 0"), &Value::Null));
+    // One page of many that are wanted ends as one of all does.
+    let page = list("action=echo&limit=500");
+    assert_eq!(page["executions"].as_array().unwrap().len(), 500);
+    let follows = list(&format!("action=echo&limit=1&before={}", page["next"].as_str().unwrap()));
+    assert_eq!(nonce(&follows), "straw-10000");
+    // The command goes through all of it.
+    let output = Command::new(env!("CARGO_BIN_EXE_openexec"))
+        .env_clear()
+        .env("OPENEXEC_ADMIN_TOKEN", READ_TOKEN)
+        .args(["executions", "--json", "--admin", &server.admin.to_string(), "list", "--search", "needle & a"])
+        .output()
+        .unwrap();
+    let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(listed["executions"].as_array().unwrap().len(), 2, "{listed}");
+    assert_eq!(listed["next"], Value::Null);
 }
 
 impl Response {

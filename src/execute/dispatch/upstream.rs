@@ -64,12 +64,7 @@ impl Effect for Forwarded {
     }
 
     fn route(&self) -> (String, RecoveryPolicy) {
-        let policy = match self.config.recovery {
-            Recovery::Operator => RecoveryPolicy::Operator,
-            Recovery::Idempotent { .. } => RecoveryPolicy::Idempotent,
-            Recovery::Probe { .. } => RecoveryPolicy::Probe,
-        };
-        (self.config.route.clone(), policy)
+        (self.config.route.clone(), self.config.recovery.policy())
     }
 
     async fn prepare(&self) -> Result<Ready, Refusal> {
