@@ -173,7 +173,7 @@ test("an operator gives the result of an unknown one, and the client's retry get
         await dialog.getByLabel("Who says so").fill("ada");
         await dialog.getByLabel("It was done").check();
         const send = dialog.getByRole("button", { name: "Record this outcome" });
-        const result = dialog.getByLabel("Result");
+        const result = dialog.getByRole("textbox", { name: "Result" });
         await send.click();
         await dialog.getByText("A result is needed").waitFor();
         await result.fill('{"amount": 1');

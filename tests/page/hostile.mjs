@@ -58,7 +58,7 @@ test("an unknown one that means harm can be looked at and resolved like any othe
         assert.ok((await page.getByRole("dialog").getByRole("heading").textContent()).includes(visible(action)));
         await page.getByLabel("Who says so").fill("<script>marked = 1</script>");
         await page.getByLabel("It was done").check();
-        await page.getByLabel("Result").fill('{"<img src=x onerror=marked=1>": "</pre><script>marked=1</script>\\u202e"}');
+        await page.getByRole("textbox", { name: "Result" }).fill('{"<img src=x onerror=marked=1>": "</pre><script>marked=1</script>\\u202e"}');
         await page.getByRole("button", { name: "Record this outcome" }).click();
         await page.getByText("operator: <script>").waitFor();
         await page.getByText("valid: this is the result of that execution").waitFor();

@@ -67,6 +67,8 @@ export async function visit(url, options, body) {
         }
         throw error;
     } finally {
+        // What is still answered by a test is answered to nobody.
+        await page.unrouteAll({ behavior: "ignoreErrors" });
         await context.close();
     }
 }
