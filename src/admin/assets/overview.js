@@ -4,15 +4,17 @@ import { get } from "./api.js";
 import { attention } from "./attention.js";
 import { el, keep, say, show } from "./dom.js";
 import { executionRow, executionTable } from "./rows.js";
-import { card, empty, foreign, trouble } from "./parts.js";
+import { card, empty, foreign, row, table, trouble } from "./parts.js";
 import { Plot } from "./plot.js";
-import { latency, rate } from "./text.js";
+import { grouped, latency, rate } from "./text.js";
 import { LIMITS, TIMES, VERDICTS, amountOf } from "./words.js";
 
 const RECENT = 8;
+/** Actions that are shown: those that were done most. */
+const BUSIEST = 8;
 
 export function overview() {
-    const parts = [needs(), verdicts(), times(), limits(), recent()];
+    const parts = [needs(), verdicts(), times(), limits(), actions(), recent()];
     const element = el("div", { class: "overview" }, el("h1", { class: "unseen" }, "Overview"), parts.map((p) => p.element));
     return {
         title: "Overview",
@@ -150,6 +152,41 @@ function service({ upstream, all, healthy }) {
         foreign(upstream),
         el("span", { class: "figure" }, `${healthy} of ${all} healthy`),
     );
+}
+
+/** Which action does what, and which one fails. */
+function actions() {
+    const metric = "openexec_executions_total";
+    const { element: list, body } = table("Executions by action", ["Action", "Per second", "Done", "Not executed", "Unknown"]);
+    const more = el("p", { class: "quiet" });
+    const element = card("By action, since the start", list, more);
+    return {
+        element,
+        update({ looks }) {
+            const window = looks.window();
+            const known = [...looks.last.by(metric, "action")].map(([action, total]) => {
+                const of = (outcome) => looks.last.sum(metric, { action, outcome });
+                const now = window ? rate(window.since.sum(metric, { action }) / window.seconds) : "–";
+                return { action, total, now, done: of("done"), not: of("not_executed"), unknown: of("unknown") };
+            });
+            known.sort((a, b) => b.total - a.total || a.action.localeCompare(b.action));
+            element.hidden = known.length === 0;
+            keep(body, known.slice(0, BUSIEST), (one) => one.action, busy);
+            say(more, known.length > BUSIEST ? `and ${known.length - BUSIEST} more actions` : "");
+        },
+    };
+}
+
+function busy({ action, now, done, not, unknown }) {
+    const link = (state) => `#/executions?state=${state}&action=${encodeURIComponent(action)}`;
+    const count = (value, state) => (value > 0 ? el("a", { href: link(state) }, grouped(value)) : "0");
+    return row({
+        Action: el("a", { href: `#/executions?action=${encodeURIComponent(action)}` }, foreign(action)),
+        "Per second": now,
+        Done: grouped(done),
+        "Not executed": count(not, "NOT_EXECUTED"),
+        Unknown: count(unknown, "UNKNOWN"),
+    });
 }
 
 function recent() {
