@@ -20,7 +20,7 @@ test("pictures are taken", () =>
         await page.emulateMedia({ colorScheme: "light", reducedMotion: "reduce" });
         await page.setViewportSize({ width: 390, height: 844 });
         await take(page, "status-phone");
-        await page.setViewportSize({ width: 1280, height: 900 });
+        await page.setViewportSize({ width: 1280, height: 800 });
         const { id } = await byNonce(pictures.url, pictures.shown);
         await open(page, pictures.url, `#/executions/${id}`);
         await rows(page).first().waitFor();

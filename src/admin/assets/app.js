@@ -33,7 +33,7 @@ function route() {
     }
     const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
     const [name, id = null] = path.split("/").map(decode);
-    const view = views[name] ?? views.overview;
+    const view = Object.hasOwn(views, name) ? views[name] : views.overview;
     if (view !== current) {
         current?.leave?.();
         enter(view);

@@ -212,7 +212,7 @@ function filterForm(changed) {
             for (const name of FILTERS) {
                 const wanted = parameters.get(name) ?? "";
                 if (name === "state") {
-                    element.elements.state.value = wanted.toUpperCase() in STATES ? wanted.toUpperCase() : "";
+                    element.elements.state.value = Object.hasOwn(STATES, wanted.toUpperCase()) ? wanted.toUpperCase() : "";
                 } else {
                     element.elements[name].value = wanted;
                 }
