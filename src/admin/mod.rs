@@ -1,9 +1,10 @@
-//! The admin listener: what probes and Prometheus ask; with a token, what was executed.
+//! The admin listener: what probes and Prometheus ask; with a token, what was executed, and a page that shows it.
 
 mod denials;
 mod drained;
 mod executions;
 mod narrow;
+mod page;
 mod probes;
 mod session;
 mod status;
@@ -82,6 +83,8 @@ impl Service for Admin {
             "/drained" => self.drained(session).await,
             path if path.starts_with(probes::PATH) => self.app_probe(session).await,
             "/openapi.json" => self.openapi(session).await,
+            "/" => page::serve(session).await,
+            path if path.starts_with(page::PATH) => page::serve(session).await,
             "/session" => self.session(session).await,
             path if path == "/executions" || path.starts_with("/executions/") => {
                 let answer = self.executions(session).await;

@@ -56,6 +56,8 @@ pub(super) fn document() -> Value {
         "/executions/{id}": {"get": show()},
         "/executions/{id}/resolve": {"post": resolve()},
         "/denials": {"get": denials()},
+        "/": {"get": page("getPage", "Give the status page", "text/html")},
+        "/assets/{name}": {"get": asset()},
         "/status": {"get": status()},
         "/session": {"get": session(), "post": log_in(), "delete": log_out()},
     });
@@ -188,6 +190,23 @@ fn denial() -> Value {
         "key_id": optional("The name of the key that verified it, if it has one"),
         "caller": optional("Who sent it, where callers are configured"),
     })
+}
+
+fn page(id: &str, summary: &str, content_type: &str) -> Value {
+    let mut ok = response("A file of the page", content_type, json!({"type": "string"}), "".into());
+    for header in ["Content-Security-Policy", "X-Content-Type-Options", "Referrer-Policy"] {
+        ok["headers"][header] = json!({"description": "For browsers", "required": true, "schema": {"type": "string"}});
+    }
+    open(json!({"operationId": id, "tags": ["status page"], "summary": summary, "responses": {"200": ok}}))
+}
+
+fn asset() -> Value {
+    let mut operation = page("getAsset", "Give a file that the status page needs", "text/javascript");
+    let schema = json!({"type": "string", "minLength": 1});
+    operation["parameters"] =
+        json!([{"name": "name", "in": "path", "required": true, "schema": schema, "example": "app.js"}]);
+    operation["responses"]["200"]["content"]["text/css"] = json!({"schema": {"type": "string"}});
+    with_refusals(operation, refusals::responses([own(Code::NotFound)]))
 }
 
 fn status() -> Value {

@@ -17,7 +17,7 @@ use crate::cli::text;
 use crate::keys::{keyless, private, public_file};
 use crate::recovery::{READ_TOKEN, TOKEN, with_tokens};
 use crate::service::{After, Seen, Service, answer, json as json_answer};
-use crate::support::{Approval, Client, Process, Response, SECRET, Server, Setup, approved, free, request, tool};
+use crate::support::{Approval, Client, Process, Response, SECRET, Server, Setup, approved, free, request};
 
 /// `test(` in tests/page/modules.mjs, and in what tests/page/browser.mjs imports.
 const MODULE_TESTS: usize = 13;

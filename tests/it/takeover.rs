@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -75,9 +76,12 @@ fn await_that(what: &str, mut is: impl FnMut() -> bool) {
 }
 
 /// A service that takes a second.
-fn slow_service() -> (Service, String) {
-    let service = Service::start(|_, stream| {
-        std::thread::sleep(Duration::from_secs(1));
+/// One that does not answer before it is told to.
+fn slow_service() -> (Service, String, Arc<AtomicBool>) {
+    let released = Arc::new(AtomicBool::new(false));
+    let may_answer = released.clone();
+    let service = Service::start(move |_, stream| {
+        await_that("it may answer", || may_answer.load(Ordering::SeqCst));
         service::json(stream, "200 OK", "{\"done\":true}")
     });
     let file = format!(
@@ -85,7 +89,7 @@ fn slow_service() -> (Service, String) {
          actions: {{slow: {{upstream: s, path: /do}}, echo: {{builtin: echo}}}}\n",
         service.address
     );
-    (service, file)
+    (service, file, released)
 }
 
 #[test]
@@ -145,7 +149,7 @@ fn under_load_no_connection_is_refused_and_nothing_is_lost() {
 
 #[test]
 fn what_runs_is_finished_there_and_answered_here_too() {
-    let (service, file) = slow_service();
+    let (service, file, released) = slow_service();
     let stage = Stage::new(&file);
     let old = stage.start();
     let body = request("slow", &json!({"do": "it"}), "n");
@@ -157,6 +161,7 @@ fn what_runs_is_finished_there_and_answered_here_too() {
         // A duplicate and another one: both are held, not refused.
         let duplicate = scope.spawn(|| Client::connect(stage.address()).execute(&body));
         let other = scope.spawn(|| Client::connect(stage.address()).execute(&request("echo", &json!({}), "other")));
+        released.store(true, Ordering::SeqCst);
         let first = running.join().unwrap();
         first.must_be_executed(false);
         assert_eq!(duplicate.join().unwrap().body, first.body);
@@ -187,7 +192,7 @@ fn a_connection_that_was_accepted_before_is_answered_there() {
 
 #[test]
 fn requests_are_held_no_longer_than_configured() {
-    let (service, file) = slow_service();
+    let (service, file, released) = slow_service();
     let stage = Stage::new(&file);
     let old = stage.start();
     let impatient = stage.setup.file.clone().unwrap().replace("wait: 20s", "wait: 100ms");
@@ -201,6 +206,7 @@ fn requests_are_held_no_longer_than_configured() {
         await_that("the new one waits", || stage.ready().text() == "ledger_waiting\n");
         let held = Client::connect(stage.address()).execute(&request("echo", &json!({}), "held"));
         held.must_be(503, "ledger_unavailable", "");
+        released.store(true, Ordering::SeqCst);
         running.join().unwrap().must_be_executed(false);
         assert_eq!(old.end().0, Some(0));
         // It waits on for the ledger all the same.
