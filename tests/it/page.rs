@@ -17,7 +17,7 @@ use crate::cli::text;
 use crate::keys::{keyless, private, public_file};
 use crate::recovery::{READ_TOKEN, TOKEN, with_tokens};
 use crate::service::{After, Seen, Service, answer, json as json_answer};
-use crate::support::{Approval, Client, Process, Response, SECRET, Server, Setup, approved, free, request};
+use crate::support::{Approval, Client, Process, Response, SECRET, Server, Setup, approved, free, request, tool};
 
 /// `test(` in tests/page/modules.mjs, and in what tests/page/browser.mjs imports.
 const MODULE_TESTS: usize = 13;
@@ -92,7 +92,6 @@ fn a_browser_shows_what_the_gate_does_and_nothing_that_clients_send_does_harm() 
                         "url": url(pictured.server.admin),
                         "seconds": if directory.is_some() { 310 } else { 5 },
                         "directory": directory.clone().unwrap_or_else(|| here("target/page")),
-                        "shown": SHOWN,
                     },
                 })
                 .to_string(),
@@ -125,9 +124,6 @@ const HOSTILE: [(&str, &str); 7] = [
     ("{{constructor.constructor('alert(1)')()}}", "${marked=1}&amp;%3Cb%3E+1"),
 ];
 const HOSTILE_UNKNOWN: (&str, &str) = ("<b onmouseover=marked=1>bold</b>", "<svg onload=marked=1> unknown");
-
-/// The nonce of the one that a picture shows in detail.
-const SHOWN: &str = "refund-A-2291";
 
 /// What the service does is in the payload; everything takes it a little while, and not always the same.
 fn script(seen: &Seen, stream: &mut TcpStream) -> After {
@@ -252,7 +248,7 @@ impl Gate {
     /// A morning's work of a few programs: what the pictures show.
     fn work_until(&self, ended: &AtomicBool) {
         let lost = json!({"order": "A-2291", "amount": "40.00", "currency": "EUR", "reason": "delivery lost"});
-        self.ask("payments.refund", &lost, SHOWN).must_be(504, "outcome_unknown", "");
+        self.ask("payments.refund", &lost, "refund-A-2291").must_be(504, "outcome_unknown", "");
         let held = json!({"table": "customers", "id": 7781, "reason": "legal hold"});
         self.ask("records.delete", &held, "erase-7781").must_be(503, "not_executed", "");
         let mut client = Client::connect(self.server.address);

@@ -19,7 +19,7 @@ const FLAGS =
 const browser = await chromium.launch({ executablePath: `${setup.tools}/chromium`, args: FLAGS.split(" ") });
 after(() => browser.close());
 
-export const test = (name, body) => nodeTest(name, { timeout: 120_000 }, body);
+export const test = (name, body, timeout = 120_000) => nodeTest(name, { timeout }, body);
 
 /** Failures that the browser reports of answers that a test wants: they are no faults of the page. */
 const NO_SESSION = /status of 401 .*\/session$/;
