@@ -10,7 +10,14 @@ const { gate, empty, closed } = setup;
 async function views(page, look) {
     const done = (await byNonce(gate, "made-1")).id;
     const unknown = (await byNonce(gate, "shown-unknown")).id;
-    for (const hash of ["#/", "#/executions", `#/executions/${done}`, `#/executions/${unknown}?state=UNKNOWN`, "#/denials", "#/configuration"]) {
+    for (const hash of [
+        "#/",
+        "#/executions",
+        `#/executions/${done}`,
+        `#/executions/${unknown}?state=UNKNOWN`,
+        "#/denials",
+        "#/configuration",
+    ]) {
         await open(page, gate, hash);
         await rows(page).first().waitFor({ state: "attached" });
         if (hash.includes(done) || hash.includes(unknown)) {
@@ -26,7 +33,9 @@ async function views(page, look) {
 
 for (const colorScheme of ["light", "dark"]) {
     test(`axe finds nothing wrong with any view, ${colorScheme}`, async () => {
-        await inside(gate, setup.operator, { colorScheme }, (page) => views(page, (what) => mustBeAccessible(page, what)));
+        await inside(gate, setup.operator, { colorScheme }, (page) =>
+            views(page, (what) => mustBeAccessible(page, what)),
+        );
         await inside(gate, setup.reader, { colorScheme, viewport: { width: 360, height: 740 } }, async (page) => {
             for (const hash of ["#/", "#/executions", "#/denials", "#/configuration"]) {
                 await open(page, gate, hash);
@@ -55,9 +64,14 @@ test("nothing is wider than a phone", () =>
     inside(gate, setup.operator, { viewport: { width: 360, height: 740 }, hasTouch: true }, (page) =>
         views(page, async (what) => {
             const width = await page.evaluate(() => {
-                const wide = [...document.querySelectorAll("body *")].filter((one) => one.getBoundingClientRect().right > innerWidth + 0.5);
+                const wide = [...document.querySelectorAll("body *")].filter(
+                    (one) => one.getBoundingClientRect().right > innerWidth + 0.5,
+                );
                 const shown = wide.filter((one) => one.checkVisibility() && !one.closest("pre, .unseen, thead, .cut"));
-                return [document.documentElement.scrollWidth - innerWidth, shown.map((one) => one.outerHTML.slice(0, 80))];
+                return [
+                    document.documentElement.scrollWidth - innerWidth,
+                    shown.map((one) => one.outerHTML.slice(0, 80)),
+                ];
             });
             assert.ok(width[0] <= 0 && width[1].length === 0, `${what}: ${JSON.stringify(width)}`);
         }),
@@ -86,8 +100,13 @@ test("the keyboard gets everywhere, and one sees where it is", () =>
                 const shown = element.type === "radio" ? element.nextElementSibling : element;
                 const { outlineStyle, outlineWidth } = getComputedStyle(shown);
                 const { top, bottom } = shown.getBoundingClientRect();
-                const isSeen = outlineStyle !== "none" && parseFloat(outlineWidth) > 0 && bottom > 0 && top < innerHeight;
-                return { name: element.id || element.name || element.textContent.trim(), isSeen, isBody: element === document.body };
+                const isSeen =
+                    outlineStyle !== "none" && parseFloat(outlineWidth) > 0 && bottom > 0 && top < innerHeight;
+                return {
+                    name: element.id || element.name || element.textContent.trim(),
+                    isSeen,
+                    isBody: element === document.body,
+                };
             });
             if (at.isBody) {
                 break;

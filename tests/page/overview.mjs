@@ -10,7 +10,10 @@ const number = async (page, verdict) => Number(await page.locator(`[data-verdict
 
 test("rates, times and limits are those of the metrics", () =>
     inside(gate, setup.operator, {}, async (page) => {
-        await until("two looks", async () => (await page.locator("[data-verdict=executed] .number").textContent()) !== "–");
+        await until(
+            "two looks",
+            async () => (await page.locator("[data-verdict=executed] .number").textContent()) !== "–",
+        );
         await control("traffic");
         for (const verdict of ["executed", "replayed", "refused"]) {
             await until(verdict, async () => (await number(page, verdict)) > 0);
@@ -18,7 +21,9 @@ test("rates, times and limits are those of the metrics", () =>
         await page.getByText("unknown_action").waitFor();
         const times = page.locator("table.times tbody tr");
         for (const [at, name] of ["gate", "ledger", "service", "commit"].entries()) {
-            await until(name, async () => /(\d µs|\d ms|\d s).*(\d µs|\d ms|\d s)/.test(await times.nth(at).textContent()));
+            await until(name, async () =>
+                /(\d µs|\d ms|\d s).*(\d µs|\d ms|\d s)/.test(await times.nth(at).textContent()),
+            );
             assert.ok((await times.nth(at).textContent()).startsWith(name));
         }
         for (const plot of await page.locator(".plot svg").all()) {

@@ -28,7 +28,11 @@ export function detail(app, close, changed) {
             }
         } catch (error) {
             if (wanted === id && isFirst && error.status !== 401) {
-                show(body, head("Not found", close), trouble(error, () => load(true)));
+                show(
+                    body,
+                    head("Not found", close),
+                    trouble(error, () => load(true)),
+                );
             }
         }
     }
@@ -41,7 +45,10 @@ export function detail(app, close, changed) {
         const isChange = known !== "";
         known = version;
         const hadFocus = body.contains(document.activeElement);
-        show(body, whole(record, app, close, (answer) => draw(answer, false)));
+        show(
+            body,
+            whole(record, app, close, (answer) => draw(answer, false)),
+        );
         if (isFirst || hadFocus) {
             find("h2", body).focus({ preventScroll: !isFirst });
         }
@@ -84,7 +91,11 @@ function head(title, close, ...more) {
         {},
         el("h2", { tabindex: "-1" }, title),
         more,
-        el("button", { type: "button", class: "close", onclick: close, "aria-label": "Close", "aria-keyshortcuts": "Escape" }, "✕"),
+        el(
+            "button",
+            { type: "button", class: "close", onclick: close, "aria-label": "Close", "aria-keyshortcuts": "Escape" },
+            "✕",
+        ),
     );
 }
 
@@ -129,8 +140,16 @@ function whole(record, app, close, changed) {
 const part = (title, ...content) => el("section", {}, el("h3", {}, title), content);
 
 function unknown(record, app, changed) {
-    const button = el("button", { type: "button", class: "primary", onclick: () => resolver(record, changed) }, "Resolve …");
-    const reader = el("p", { class: "quiet" }, "This session may read, and not resolve: log in with OPENEXEC_ADMIN_TOKEN for that.");
+    const button = el(
+        "button",
+        { type: "button", class: "primary", onclick: () => resolver(record, changed) },
+        "Resolve …",
+    );
+    const reader = el(
+        "p",
+        { class: "quiet" },
+        "This session may read, and not resolve: log in with OPENEXEC_ADMIN_TOKEN for that.",
+    );
     const recovery = record.recovery && record.recovery !== "operator";
     return el(
         "div",
@@ -142,7 +161,9 @@ function unknown(record, app, changed) {
 }
 
 function states(record) {
-    const steps = [el("li", { "data-state": "INTENT" }, el("strong", {}, "Claimed"), " ", time(record.claimed_at, true))];
+    const steps = [
+        el("li", { "data-state": "INTENT" }, el("strong", {}, "Claimed"), " ", time(record.claimed_at, true)),
+    ];
     if (record.state === "INTENT") {
         steps.push(el("li", { class: "open" }, STATES.INTENT.means, ": no outcome yet"));
     } else {
@@ -163,7 +184,10 @@ function states(record) {
 
 function result(record) {
     if (typeof record.result !== "string") {
-        return [el("p", { class: "quiet" }, "It is no longer kept (retention.results), and its receipt is."), facts(["Receipt", mono(record.receipt)])];
+        return [
+            el("p", { class: "quiet" }, "It is no longer kept (retention.results), and its receipt is."),
+            facts(["Receipt", mono(record.receipt)]),
+        ];
     }
     const said = el("span", { class: "check", role: "status" }, "checking …");
     const check = async () =>
@@ -171,7 +195,10 @@ function result(record) {
             ? ["good", "valid: this is the result of that execution"]
             : ["bad", "NOT valid: id, result and receipt do not belong together"];
     verdict(said, check);
-    return [json(record.result, "the result"), facts(["Receipt", mono(record.receipt), " ", copier(record.receipt, "the receipt"), said])];
+    return [
+        json(record.result, "the result"),
+        facts(["Receipt", mono(record.receipt), " ", copier(record.receipt, "the receipt"), said]),
+    ];
 }
 
 function hashCheck(record) {
@@ -197,7 +224,9 @@ async function verdict(element, check) {
 }
 
 function payloadGone(record) {
-    const why = record.route ? "It is kept until the outcome is known, and no longer" : "A computed action's is not kept";
+    const why = record.route
+        ? "It is kept until the outcome is known, and no longer"
+        : "A computed action's is not kept";
     return el("span", { class: "quiet" }, why);
 }
 
@@ -206,6 +235,11 @@ function json(text, what) {
     const shown = isLong ? text.slice(0, MOST) : indented(text);
     return [
         el("pre", { tabindex: "0", role: "region", "aria-label": what }, shown),
-        el("p", { class: "quiet" }, copier(text, what), isLong && ` ${grouped(MOST)} of ${grouped(text.length)} characters are shown`),
+        el(
+            "p",
+            { class: "quiet" },
+            copier(text, what),
+            isLong && ` ${grouped(MOST)} of ${grouped(text.length)} characters are shown`,
+        ),
     ];
 }
