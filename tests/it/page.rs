@@ -167,6 +167,7 @@ impl Gate {
                      "not_before": timestamp::print(Utc::now() - TimeDelta::hours(40 * 24 + 12)),
                      "not_after": timestamp::print(Utc::now() + key_left + TimeDelta::hours(12))},
                     {"id": "desk-2025", "form": "ed25519", "file": public_file(&setup, 2), "not_after": day(-30)},
+                    {"id": "batch", "form": "hmac", "file": secret, "not_after": day(120)},
                 ]},
                 "mail": {
                     "keys": [{"id": "bot", "form": "hmac", "file": secret}],
@@ -262,8 +263,12 @@ impl Gate {
                 3 => ("records.delete", format!("erase-{}", 7_800 + number)),
                 _ => ("calendar.book", format!("visit-{}", 410 + number)),
             };
-            let body = signed(action, &json!({"order": nonce}), &nonce, &Uuid::new_v4().to_string());
-            client.execute(&body);
+            let approval_id = Uuid::new_v4().to_string();
+            // In a build without optimisation an Ed25519 signature takes longer than all else together.
+            let (tenant, kid) = if action == "mail.send" { ("mail", "bot") } else { ("payments", "batch") };
+            let approval = Approval { tenant, kid: Some(kid), approval_id: &approval_id, ..Approval::default() };
+            let body = approved(action, &json!({"order": nonce}), &nonce, &approval);
+            client.execute(&body).must_be_executed(false);
             if number % 11 == 0 {
                 client.execute(&body).must_be_executed(true);
             }

@@ -171,7 +171,7 @@ test("numbers are those of the terminal's view", () => {
         "90 min",
         "5 d",
     ]);
-    assert.deepEqual([ago(0, 1_000), ago(0, 60_000)], ["just now", "60 s ago"]);
+    assert.deepEqual([ago(0, 1_000), ago(0, 3_900), ago(0, 60_000)], ["just now", "3 s ago", "60 s ago"]);
 });
 
 test("what needs somebody is said, the worst first", () => {

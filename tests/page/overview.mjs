@@ -27,7 +27,7 @@ test("rates, times and limits are those of the metrics", () =>
             assert.ok((await times.nth(at).textContent()).startsWith(name));
         }
         for (const plot of await page.locator(".plot svg").all()) {
-            await until("a line", async () => (await plot.locator(".line").getAttribute("d")).includes("L"));
+            await until("a line", async () => /^M\S+ \S+/.test(await plot.locator(".line").getAttribute("d")));
             assert.match(await plot.getAttribute("aria-label"), /now .*, at most .*/);
         }
         await page.locator("[data-verdict=executed] svg").hover();

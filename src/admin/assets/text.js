@@ -62,7 +62,10 @@ export function span(milliseconds) {
 
 export function ago(time, now = Date.now()) {
     const passed = now - time;
-    return passed < 2_000 ? "just now" : `${span(passed)} ago`;
+    if (passed < 10_000) {
+        return passed < 2_000 ? "just now" : `${Math.floor(passed / 1e3)} s ago`;
+    }
+    return `${span(passed)} ago`;
 }
 
 const two = (number) => String(number).padStart(2, "0");
