@@ -43,7 +43,7 @@ test("what is unknown is the first thing to do", () =>
     inside(gate, setup.operator, {}, async (page) => {
         const { executions } = await ask(gate, "executions?state=UNKNOWN");
         const first = page.locator(".needs li").first();
-        await page.getByText(`${executions.length} executions have an unknown outcome`).waitFor();
+        await first.getByText(`${executions.length} executions have an unknown outcome`).waitFor();
         assert.equal(await first.getAttribute("data-level"), "unknown");
         assert.match(await page.title(), new RegExp(`^${executions.length} unknown`));
         await first.getByRole("link").click();

@@ -10,7 +10,9 @@ export function headline(app, title) {
     say(find(".sign", ready), sign);
     say(find("#ready-text"), text);
     const unknown = app.looks.last.get("openexec_unknown_executions");
-    count(unknown, app.announce);
+    if (!app.looks.isEmpty) {
+        count(unknown, app.announce);
+    }
     const version = app.status?.version ? ` ${printable(app.status.version)}` : "";
     say(find("#about"), `OpenExec${version}${app.session ? `, ${app.session}` : ""}`);
     say(find("#host"), location.host);
