@@ -140,7 +140,8 @@ test("a page of another origin resolves nothing", async () => {
 
 test("what plain HTTP from another machine means is said, before a token is typed", async () => {
     const elsewhere = gate.replace("127.0.0.1", "elsewhere.test");
-    await visit(elsewhere, {}, async (page) => {
+    // It says so of a header that counts on https:// only.
+    await visit(elsewhere, { expected: [/Cross-Origin-Opener-Policy/] }, async (page) => {
         await page.getByText("whoever is on the way sees the token").waitFor();
         await logIn(page, setup.operator);
         const { id } = await byNonce(gate, "made-1");
