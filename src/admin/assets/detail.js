@@ -17,10 +17,11 @@ const MOST = 200_000;
 export function detail(app, close, changed) {
     const body = el("div", {});
     const element = el("aside", { class: "detail", "aria-label": "One execution", hidden: true }, body);
-    let [id, known] = [null, ""];
+    let [id, known, isRefused] = [null, "", false];
 
     async function load(isFirst) {
         const wanted = id;
+        isRefused = false;
         try {
             const record = await get(`executions/${encodeURIComponent(wanted)}`);
             if (wanted === id) {
@@ -28,6 +29,8 @@ export function detail(app, close, changed) {
             }
         } catch (error) {
             if (wanted === id && isFirst && error.status !== 401) {
+                // What cannot be asked now is asked again by itself; what is refused, by whoever reads why.
+                isRefused = error.code !== undefined;
                 show(
                     body,
                     head("Not found", close),
@@ -78,7 +81,7 @@ export function detail(app, close, changed) {
         },
         /** What is settled stays as it is. */
         update() {
-            if (id !== null && !known.includes('"state":"DONE"') && !known.includes('"state":"NOT_EXECUTED"')) {
+            if (id !== null && !isRefused && !known.includes('"state":"DONE"') && !known.includes('"state":"NOT_EXECUTED"')) {
                 load(known === "");
             }
         },
