@@ -81,7 +81,12 @@ export function detail(app, close, changed) {
         },
         /** What is settled stays as it is. */
         update() {
-            if (id !== null && !isRefused && !known.includes('"state":"DONE"') && !known.includes('"state":"NOT_EXECUTED"')) {
+            if (
+                id !== null &&
+                !isRefused &&
+                !known.includes('"state":"DONE"') &&
+                !known.includes('"state":"NOT_EXECUTED"')
+            ) {
                 load(known === "");
             }
         },
