@@ -22,7 +22,7 @@ test(
             await page.emulateMedia({ colorScheme: "light", reducedMotion: "reduce" });
             await page.setViewportSize({ width: 390, height: 844 });
             await take(page, "status-phone");
-            await page.setViewportSize({ width: 1280, height: 720 });
+            await page.setViewportSize({ width: 1280, height: 660 });
             const { executions } = await ask(pictures.url, "executions?action=payments.refund&state=DONE&limit=1");
             await open(page, pictures.url, `#/executions/${executions[0].id}?action=payments.refund`);
             await rows(page).first().waitFor();
