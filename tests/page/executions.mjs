@@ -14,12 +14,20 @@ test("the list is filtered by state, action and tenant, and its address says so"
         await open(page, gate, "#/executions");
         await rows(page).nth(49).waitFor();
         await page.getByLabel("NOT_EXECUTED").check();
-        await until("those only", async () => (await states(page)).length > 0 && (await states(page)).every((word) => word.includes("NOT_EXECUTED")));
+        await until(
+            "those only",
+            async () =>
+                (await states(page)).length > 0 && (await states(page)).every((word) => word.includes("NOT_EXECUTED")),
+        );
         assert.match(page.url(), /state=NOT_EXECUTED/);
         await page.getByRole("radio", { name: "All" }).check();
         await page.getByLabel("Action").fill("payments.refund");
         const actions = () => page.locator("main tbody .of-action").allTextContents();
-        await until("refunds only", async () => (await actions()).length > 0 && (await actions()).every((action) => action === "payments.refund"));
+        await until(
+            "refunds only",
+            async () =>
+                (await actions()).length > 0 && (await actions()).every((action) => action === "payments.refund"),
+        );
         await page.getByLabel("Tenant").fill("mail");
         await page.getByText("Nothing matches").waitFor();
         await page.getByRole("button", { name: "Show all" }).click();
@@ -44,7 +52,11 @@ test("the search finds what has these letters anywhere, and / leads to it", () =
         const { id, action_hash, approval_id } = await byNonce(gate, "shown-unknown");
         for (const words of [id, id.slice(9, 23), action_hash.slice(20, 40), approval_id]) {
             await page.getByLabel("Search").fill(words);
-            await until(words, async () => page.url().includes(encodeURIComponent(words)) && (await nonces(page)).join() === "shown-unknown");
+            await until(
+                words,
+                async () =>
+                    page.url().includes(encodeURIComponent(words)) && (await nonces(page)).join() === "shown-unknown",
+            );
         }
         for (const words of ["100%", "a&b=c", "é+"]) {
             await page.getByLabel("Search").fill(words);
@@ -66,11 +78,19 @@ test("older pages come behind, and the list stands still meanwhile", () =>
         await page.waitForResponse("**/readyz");
         assert.deepEqual(await page.locator("main tbody .of-id").allTextContents(), ids);
         await page.getByRole("button", { name: "Back to the newest" }).click();
-        await until("the newest", async () => (await rows(page).count()) === 50 && !ids.includes(await page.locator("main tbody .of-id").first().textContent()));
+        await until(
+            "the newest",
+            async () =>
+                (await rows(page).count()) === 50 &&
+                !ids.includes(await page.locator("main tbody .of-id").first().textContent()),
+        );
         // It is live again.
         const newest = await page.locator("main tbody .of-id").first().textContent();
         await control("traffic");
-        await until("newer ones", async () => (await page.locator("main tbody .of-id").first().textContent()) !== newest);
+        await until(
+            "newer ones",
+            async () => (await page.locator("main tbody .of-id").first().textContent()) !== newest,
+        );
     }));
 
 test("a search that finds little offers to go on", () =>
@@ -124,11 +144,23 @@ test("a detail has everything, and its receipt is checked in the browser", () =>
         const detail = page.getByRole("complementary");
         await detail.getByText("valid: this is the result of that execution").waitFor();
         const text = await detail.textContent();
-        for (const known of [done.id, done.nonce, done.tenant, done.approval_id, done.key_id, done.action_hash, done.route, done.receipt]) {
+        for (const known of [
+            done.id,
+            done.nonce,
+            done.tenant,
+            done.approval_id,
+            done.key_id,
+            done.action_hash,
+            done.route,
+            done.receipt,
+        ]) {
             assert.ok(text.includes(known), known);
         }
         const times = await detail.locator("time").evaluateAll((all) => all.map((time) => time.dateTime));
-        assert.deepEqual(times, [done.claimed_at, done.settled_at].map((time) => new Date(time).toISOString()));
+        assert.deepEqual(
+            times,
+            [done.claimed_at, done.settled_at].map((time) => new Date(time).toISOString()),
+        );
         assert.match(await detail.locator("time").first().getAttribute("title"), / UTC$/);
         const shown = await detail.getByRole("region", { name: "the result" }).textContent();
         assert.equal(shown.replace(/\s/g, ""), done.result.replace(/\s/g, ""));
@@ -173,7 +205,7 @@ test("an operator gives the result of an unknown one, and the client's retry get
         await dialog.getByLabel("Who says so").fill("ada");
         await dialog.getByLabel("It was done").check();
         const send = dialog.getByRole("button", { name: "Record this outcome" });
-        const result = dialog.getByLabel("Result");
+        const result = dialog.getByRole("textbox", { name: "Result" });
         await send.click();
         await dialog.getByText("A result is needed").waitFor();
         await result.fill('{"amount": 1');
@@ -249,7 +281,10 @@ test("a reader resolves nothing, and is told why", () =>
         assert.equal(await page.getByRole("button", { name: "Resolve" }).count(), 0);
         // Nor by going round the page.
         const status = await page.evaluate(async (id) => {
-            const headers = { "Content-Type": "application/json", "OpenExec-Session": localStorage.getItem("openexec-proof") };
+            const headers = {
+                "Content-Type": "application/json",
+                "OpenExec-Session": localStorage.getItem("openexec-proof"),
+            };
             const body = '{"outcome":"not_executed","by":"x"}';
             return (await fetch(`executions/${id}/resolve`, { method: "POST", headers, body })).status;
         }, unknown.id);
@@ -262,7 +297,9 @@ test("a ledger that cannot be read is said, and what was read stays", () =>
         await open(page, gate, "#/executions");
         await rows(page).nth(49).waitFor();
         const problem = { code: "ledger_unavailable", detail: "The ledger cannot be read or written now", status: 503 };
-        await page.route("**/executions?*", (route) => route.fulfill({ status: 503, contentType: "application/problem+json", json: problem }));
+        await page.route("**/executions?*", (route) =>
+            route.fulfill({ status: 503, contentType: "application/problem+json", json: problem }),
+        );
         await page.getByRole("alert").getByText("The ledger cannot be read or written now").waitFor();
         assert.equal(await rows(page).count(), 50);
         await page.unroute("**/executions?*");
@@ -291,12 +328,18 @@ test("the configuration is there with the ages of its keys", () =>
         const status = await ask(gate, "status");
         await page.getByText("clawshield").waitFor();
         const text = await page.locator("main").textContent();
-        for (const { name } of [...status.upstreams, ...status.actions.filter((action) => /^[\w.]+$/.test(action.name))]) {
+        for (const { name } of [
+            ...status.upstreams,
+            ...status.actions.filter((action) => /^[\w.]+$/.test(action.name)),
+        ]) {
             assert.ok(text.includes(name), name);
         }
         const key = (name) => page.locator("main tr", { hasText: name });
         assert.match(await key("desk-2026").textContent(), /active.*9 d.*40 d/);
         assert.match(await key("desk-2025").textContent(), /retired.*30 d ago/);
         await page.getByRole("link", { name: "payments.refund" }).click();
-        await until("its executions", async () => (await rows(page).count()) > 0 && page.url().endsWith("#/executions?action=payments.refund"));
+        await until(
+            "its executions",
+            async () => (await rows(page).count()) > 0 && page.url().endsWith("#/executions?action=payments.refund"),
+        );
     }));

@@ -7,18 +7,29 @@ import { ask, byNonce, inside, open, rows, setup, test, until } from "./support.
 
 const { gate, hostile } = setup;
 
-const visible = (text) => text.replace(/[\u0000-\u001f\u202e\u200b]/gu, (unit) => `\\u{${unit.codePointAt(0).toString(16)}}`);
+const visible = (text) =>
+    text.replace(/[\u0000-\u001f\u202e\u200b]/gu, (unit) => `\\u{${unit.codePointAt(0).toString(16)}}`);
 
 /** Nothing but what the page itself made. */
 async function mustBeText(page) {
     const made = await page.evaluate(() => ({
         images: document.querySelectorAll("img, iframe, object, embed, video, audio").length,
         scripts: [...document.scripts].map((script) => script.getAttribute("src")),
-        handlers: [...document.querySelectorAll("*")].filter((one) => [...one.attributes].some(({ name }) => name.startsWith("on"))).length,
-        links: [...document.querySelectorAll("[href]")].map((link) => link.href).filter((href) => !/^https?:|^data:image\/svg/.test(href)),
+        handlers: [...document.querySelectorAll("*")].filter((one) =>
+            [...one.attributes].some(({ name }) => name.startsWith("on")),
+        ).length,
+        links: [...document.querySelectorAll("[href]")]
+            .map((link) => link.href)
+            .filter((href) => !/^https?:|^data:image\/svg/.test(href)),
         marked: globalThis.marked ?? null,
     }));
-    assert.deepEqual(made, { images: 0, scripts: ["assets/theme.js", "assets/app.js"], handlers: 0, links: [], marked: null });
+    assert.deepEqual(made, {
+        images: 0,
+        scripts: ["assets/theme.js", "assets/app.js"],
+        handlers: 0,
+        links: [],
+        marked: null,
+    });
 }
 
 test("names, nonces, payloads and results that mean harm are text in every view", () =>
@@ -27,7 +38,10 @@ test("names, nonces, payloads and results that mean harm are text in every view"
         for (const { action, nonce } of hostile) {
             const { id } = await byNonce(gate, nonce);
             await open(page, gate, `#/executions?search=${encodeURIComponent(nonce)}`);
-            await until("the row", async () => (await page.locator("main tbody .of-nonce").allTextContents()).join() === visible(nonce));
+            await until(
+                "the row",
+                async () => (await page.locator("main tbody .of-nonce").allTextContents()).join() === visible(nonce),
+            );
             assert.equal(await page.locator("main tbody .of-action").textContent(), visible(action));
             await mustBeText(page);
             await rows(page).first().locator(".of-action").click();
@@ -58,7 +72,9 @@ test("an unknown one that means harm can be looked at and resolved like any othe
         assert.ok((await page.getByRole("dialog").getByRole("heading").textContent()).includes(visible(action)));
         await page.getByLabel("Who says so").fill("<script>marked = 1</script>");
         await page.getByLabel("It was done").check();
-        await page.getByLabel("Result").fill('{"<img src=x onerror=marked=1>": "</pre><script>marked=1</script>\\u202e"}');
+        await page
+            .getByRole("textbox", { name: "Result" })
+            .fill('{"<img src=x onerror=marked=1>": "</pre><script>marked=1</script>\\u202e"}');
         await page.getByRole("button", { name: "Record this outcome" }).click();
         await page.getByText("operator: <script>").waitFor();
         await page.getByText("valid: this is the result of that execution").waitFor();

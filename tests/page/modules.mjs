@@ -34,7 +34,13 @@ test("series are read and summed by a label", () => {
     const series = Series.parse(TEXT);
     assert.equal(series.sum("a_total"), 7);
     assert.equal(series.sum("a_total", { reason: "x" }), 3);
-    assert.deepEqual([...series.by("a_total", "reason")], [["x", 3], ["y", 4]]);
+    assert.deepEqual(
+        [...series.by("a_total", "reason")],
+        [
+            ["x", 3],
+            ["y", 4],
+        ],
+    );
     assert.equal(series.get("nowhere"), 0);
     assert.equal(series.get("rubbish"), 0);
     assert.ok(!series.has("nowhere") && series.has("a_totals"));
@@ -75,7 +81,13 @@ test("rates are of the last looks, and a history is of each", () => {
     const { since, seconds } = looks.window();
     assert.deepEqual([seconds, since.get("n")], [30, 90], "fifteen looks, three a second");
     const history = looks.history((step, seconds) => step.get("n") / seconds);
-    assert.deepEqual([history[0], history.at(-1)], [{ at: 2_000, value: 1 }, { at: 40_000, value: 3 }]);
+    assert.deepEqual(
+        [history[0], history.at(-1)],
+        [
+            { at: 2_000, value: 1 },
+            { at: 40_000, value: 3 },
+        ],
+    );
     add(40, 5_000);
     assert.equal(looks.history(() => 1).at(-1).value, null, "no time went by");
     for (let second = 42; second < 1_000; second += 2) {
@@ -113,7 +125,10 @@ test("receipts and action hashes are those of the protocol's vectors", async () 
 });
 
 test("strings are spelled as canonical text spells them", () => {
-    assert.equal(asciiString('a"\\/\b\f\n\r\t\u0001\u007fé😀'), '"a\\"\\\\/\\b\\f\\n\\r\\t\\u0001\\u007f\\u00e9\\ud83d\\ude00"');
+    assert.equal(
+        asciiString('a"\\/\b\f\n\r\t\u0001\u007fé😀'),
+        '"a\\"\\\\/\\b\\f\\n\\r\\t\\u0001\\u007f\\u00e9\\ud83d\\ude00"',
+    );
 });
 
 test("JSON gets lines and keeps its digits", () => {
@@ -149,8 +164,14 @@ test("numbers are those of the terminal's view", () => {
     assert.deepEqual([0, 12.34, 1234.5, null].map(rate), ["0.0", "12.3", "1\u202f235", "–"]);
     assert.deepEqual([2048, 256 << 20].map(bytes), ["2 KiB", "256 MiB"]);
     assert.deepEqual([1, 999, 1000, 1234567].map(grouped), ["1", "999", "1\u202f000", "1\u202f234\u202f567"]);
-    assert.deepEqual([500, 2_500, 90_000, 90 * 60_000, 5 * 86_400_000].map(span), ["500 ms", "2.5 s", "90 s", "90 min", "5 d"]);
-    assert.deepEqual([ago(0, 1_000), ago(0, 60_000)], ["just now", "60 s ago"]);
+    assert.deepEqual([500, 2_500, 90_000, 90 * 60_000, 5 * 86_400_000].map(span), [
+        "500 ms",
+        "2.5 s",
+        "90 s",
+        "90 min",
+        "5 d",
+    ]);
+    assert.deepEqual([ago(0, 1_000), ago(0, 3_900), ago(0, 60_000)], ["just now", "3 s ago", "60 s ago"]);
 });
 
 test("what needs somebody is said, the worst first", () => {
@@ -158,7 +179,9 @@ test("what needs somebody is said, the worst first", () => {
     const now = Date.parse("2026-06-01T00:00:00Z");
     const look = (text, more = {}) => {
         looks.add(looks.looks.length * 1e3, Series.parse(text));
-        return attention({ looks, reasons: [], status: null, ...more }, now).map(({ level, text }) => `${level}: ${text}`);
+        return attention({ looks, reasons: [], status: null, ...more }, now).map(
+            ({ level, text }) => `${level}: ${text}`,
+        );
     };
     assert.deepEqual(look("openexec_config_last_reload_successful 1\n"), []);
     const metrics = `openexec_unknown_executions 1

@@ -33,7 +33,10 @@ test("a wrong token is refused, and another try is let in", () =>
         await page.getByLabel("Admin token").fill("not-a-token-of-this-server");
         await page.keyboard.press("Enter");
         await page.getByRole("alert").getByText("not one of this server’s").waitFor();
-        assert.equal(await page.evaluate(() => getSelection().toString().length + document.activeElement.value.length > 0), true);
+        assert.equal(
+            await page.evaluate(() => getSelection().toString().length + document.activeElement.value.length > 0),
+            true,
+        );
         await logIn(page, setup.reader);
         await page.getByText("reader: reads", { exact: false }).waitFor();
     }));
@@ -70,7 +73,9 @@ test("no script can read the session, and neither half of it is of use alone", (
 test("a page of another origin resolves nothing", async () => {
     const before = await byNonce(gate, "cross-origin");
     assert.equal(before.state, "UNKNOWN");
-    const evil = createServer((_, response) => response.setHeader("Content-Type", "text/html").end("<!doctype html><title>x</title>"));
+    const evil = createServer((_, response) =>
+        response.setHeader("Content-Type", "text/html").end("<!doctype html><title>x</title>"),
+    );
     await new Promise((resolve) => evil.listen(0, "127.0.0.1", resolve));
     const elsewhere = `http://127.0.0.1:${evil.address().port}`;
     try {
@@ -88,9 +93,17 @@ test("a page of another origin resolves nothing", async () => {
                 for (const more of [
                     { mode: "no-cors" },
                     { mode: "cors", headers: { "Content-Type": "application/json" } },
-                    { mode: "cors", headers: { "Content-Type": "application/json", "OpenExec-Session": "0".repeat(64) } },
+                    {
+                        mode: "cors",
+                        headers: { "Content-Type": "application/json", "OpenExec-Session": "0".repeat(64) },
+                    },
                 ]) {
-                    said.push(await fetch(target, { ...how, ...more }).then((response) => response.type, () => "blocked"));
+                    said.push(
+                        await fetch(target, { ...how, ...more }).then(
+                            (response) => response.type,
+                            () => "blocked",
+                        ),
+                    );
                 }
                 return said;
             }, target);
@@ -109,19 +122,36 @@ test("a page of another origin resolves nothing", async () => {
             }, target);
             assert.ok((await moved).status() >= 400);
             // Nor is it shown in a frame, to be clicked at.
-            await page.goto(elsewhere);
-            await page.evaluate((gate) => {
+            const around = await context.newPage();
+            await around.goto(elsewhere);
+            await around.evaluate((gate) => {
                 const frame = document.createElement("iframe");
                 frame.src = gate;
                 document.body.append(frame);
                 return new Promise((resolve) => frame.addEventListener("load", resolve));
             }, gate);
-            assert.equal(await page.frames()[1].locator("body *").count(), 0);
+            assert.equal(await around.frames()[1].getByText("OpenExec").count(), 0);
         });
     } finally {
         evil.close();
     }
     assert.equal((await ask(gate, `executions/${before.id}`)).state, "UNKNOWN");
+});
+
+test("what plain HTTP from another machine means is said, before a token is typed", async () => {
+    const elsewhere = gate.replace("127.0.0.1", "elsewhere.test");
+    // It says so of a header that counts on https:// only.
+    await visit(elsewhere, { expected: [/Cross-Origin-Opener-Policy/] }, async (page) => {
+        await page.getByText("whoever is on the way sees the token").waitFor();
+        await logIn(page, setup.operator);
+        const { id } = await byNonce(gate, "made-1");
+        await page.goto(`${elsewhere}/#/executions/${id}`);
+        await page.getByText("not checked: browsers compute hashes on https:// and on localhost only").waitFor();
+    });
+    await visit(gate, {}, async (page) => {
+        await page.getByLabel("Admin token").waitFor();
+        assert.equal(await page.getByText("whoever is on the way").count(), 0);
+    });
 });
 
 test("a session that the server has forgotten leads back to the way in", () =>
@@ -137,22 +167,27 @@ test("a session that the server has forgotten leads back to the way in", () =>
     }));
 
 test("a server that goes away is said, the last that is known stays, and it comes back", () =>
-    inside(restarted, setup.operator, { expected: [/status of 401/, /ERR_CONNECTION/, /ERR_EMPTY_RESPONSE/] }, async (page) => {
-        await page.goto(`${restarted}/#/executions`);
-        await rows(page).first().waitFor();
-        const shown = await rows(page).count();
-        await control("stop");
-        await page.getByText(/The server does not answer, since \d\d:\d\d:\d\d/).waitFor();
-        assert.equal(await rows(page).count(), shown);
-        assert.ok(Number(await page.locator("main").evaluate((main) => getComputedStyle(main).opacity)) < 1);
-        assert.match(await page.title(), /no answer/);
-        await page.getByRole("button", { name: "Try now" }).click();
-        await control("start");
-        await page.getByText("The server does not answer").waitFor({ state: "hidden" });
-        // Its sessions went with it.
-        await logIn(page, setup.operator);
-        await rows(page).first().waitFor();
-    }));
+    inside(
+        restarted,
+        setup.operator,
+        { expected: [/status of 401/, /ERR_CONNECTION/, /ERR_EMPTY_RESPONSE/] },
+        async (page) => {
+            await page.goto(`${restarted}/#/executions`);
+            await rows(page).first().waitFor();
+            const shown = await rows(page).count();
+            await control("stop");
+            await page.getByText(/The server does not answer, since \d\d:\d\d:\d\d/).waitFor();
+            assert.equal(await rows(page).count(), shown);
+            assert.ok(Number(await page.locator("main").evaluate((main) => getComputedStyle(main).opacity)) < 1);
+            assert.match(await page.title(), /no answer/);
+            await page.getByRole("button", { name: "Try now" }).click();
+            await control("start");
+            await page.getByText("The server does not answer").waitFor({ state: "hidden" });
+            // Its sessions went with it.
+            await logIn(page, setup.operator);
+            await rows(page).first().waitFor();
+        },
+    ));
 
 test("what one tab does with the session holds for the other", () =>
     inside(gate, setup.operator, {}, async (page, context) => {

@@ -5,6 +5,7 @@ import { configuration } from "./configuration.js";
 import { denials } from "./denials.js";
 import { find, say, show } from "./dom.js";
 import { executions } from "./executions.js";
+import { headline } from "./head.js";
 import { closed, login } from "./login.js";
 import { Looks } from "./looks.js";
 import { Series } from "./metrics.js";
@@ -16,13 +17,17 @@ const PERIOD = 2_000;
 /** Looks between two at what changes slowly. */
 const STATUS_EVERY = 5;
 
-const app = { looks: new Looks(), reasons: [], status: null, role: null, announce };
+const app = { looks: new Looks(), reasons: [], status: null, role: null, session: null, goneSince: null, announce };
 const main = find("#main");
-const views = { overview: overview(app), executions: executions(app), denials: denials(app), configuration: configuration(app) };
+const views = {
+    overview: overview(app),
+    executions: executions(app),
+    denials: denials(app),
+    configuration: configuration(app),
+};
 
 let current = null;
 let isPaused = false;
-let goneSince = null;
 let ticks = 0;
 
 // What is shown: by the address, so that going back, reloading and sharing work.
@@ -33,7 +38,7 @@ function route() {
     }
     const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
     const [name, id = null] = path.split("/").map(decode);
-    const view = views[name] ?? views.overview;
+    const view = Object.hasOwn(views, name) ? views[name] : views.overview;
     if (view !== current) {
         current?.leave?.();
         enter(view);
@@ -47,7 +52,7 @@ function route() {
     }
     view.enter(id === "" ? null : id, new URLSearchParams(query));
     view.update(app);
-    headline();
+    head();
 }
 
 function enter(view) {
@@ -102,7 +107,6 @@ function entered(session) {
     app.session = `${session.role === "operator" ? "operator: reads and resolves" : "reader: reads"}${until}`;
     current = null;
     route();
-    main.focus({ preventScroll: true });
     tick();
 }
 
@@ -112,7 +116,12 @@ function leave(word) {
     app.status = null;
     app.session = null;
     document.querySelector("dialog")?.close();
-    outside(login(word, entered));
+    outside(
+        login(word, (session) => {
+            entered(session);
+            main.focus({ preventScroll: true });
+        }),
+    );
 }
 
 function outside(view) {
@@ -123,7 +132,7 @@ function outside(view) {
     current = view;
     show(main, view.element);
     view.focus();
-    headline();
+    head();
 }
 
 api.onSessionEnd(() => app.role !== null && leave("The session has ended: log in again"));
@@ -143,15 +152,18 @@ async function look() {
     }
 }
 
-async function tick() {
+/** One look at a time: two that are close together make no rate. */
+let underWay = null;
+const tick = () => (underWay ??= lookOnce().finally(() => (underWay = null)));
+
+async function lookOnce() {
     try {
         const [metrics, ready] = await Promise.all([api.probe("metrics"), api.probe("readyz")]);
-        app.looks.add(performance.now(), Series.parse(metrics.text));
-        const reasons = ready.ok ? [] : ready.text.split("\n").filter((line) => line !== "");
-        if (goneSince === null && ticks > 0 && String(reasons) !== String(app.reasons)) {
-            announce(reasons.length === 0 ? "The server is ready" : `The server is not ready: ${reasons.join(", ")}`);
+        if (!metrics.ok) {
+            throw new api.Gone(metrics.text);
         }
-        app.reasons = reasons;
+        app.looks.add(performance.now(), Series.parse(metrics.text));
+        readiness(ready.ok ? [] : ready.text.split("\n").filter((line) => line !== ""));
         back();
         if (app.role !== null) {
             if (ticks % STATUS_EVERY === 0 || app.status === null) {
@@ -167,54 +179,42 @@ async function tick() {
             announce(printable(error.message));
         }
     }
-    headline();
+    head();
     age();
+}
+
+function readiness(reasons) {
+    if (app.goneSince === null && ticks > 0 && String(reasons) !== String(app.reasons)) {
+        announce(reasons.length === 0 ? "The server is ready" : `The server is not ready: ${reasons.join(", ")}`);
+    }
+    app.reasons = reasons;
 }
 
 /** The last that is known stays, and is said to be old. */
 function gone() {
-    goneSince ??= Date.now();
+    app.goneSince ??= Date.now();
     document.body.toggleAttribute("data-gone", true);
     const banner = find("#gone");
     if (banner.hidden) {
         banner.hidden = false;
-        say(find("#gone-text"), `The server does not answer, since ${clock(goneSince)}. What you see is from before. It is asked again every two seconds.`);
+        say(
+            find("#gone-text"),
+            `The server does not answer, since ${clock(app.goneSince)}. What you see is from before. ` +
+                "It is asked again every two seconds.",
+        );
     }
 }
 
 function back() {
-    if (goneSince !== null) {
-        goneSince = null;
+    if (app.goneSince !== null) {
+        app.goneSince = null;
         document.body.removeAttribute("data-gone");
         find("#gone").hidden = true;
         announce("The server answers again");
     }
 }
 
-// The head of the page, and of the browser's tab.
-
-function headline() {
-    const ready = find("#ready");
-    const isKnown = !app.looks.isEmpty && goneSince === null;
-    const isReady = app.reasons.length === 0;
-    ready.dataset.level = !isKnown ? (goneSince === null ? "" : "bad") : isReady ? "good" : "bad";
-    const text = isReady ? "ready" : `not ready: ${app.reasons.map(printable).join(", ")}`;
-    say(find("#ready-text"), isKnown ? text : goneSince === null ? "asking …" : "no answer");
-    say(find(".sign", ready), !isKnown ? (goneSince === null ? "…" : "✕") : isReady ? "✓" : "✕");
-    const unknown = app.looks.last.get("openexec_unknown_executions");
-    const badge = find("#unknown");
-    if (!badge.hidden && unknown > Number(badge.dataset.count)) {
-        announce(`${unknown} executions have an unknown outcome`);
-    }
-    badge.hidden = unknown === 0;
-    badge.dataset.count = unknown;
-    say(find(".count", badge), String(unknown));
-    const version = app.status?.version ? ` ${printable(app.status.version)}` : "";
-    say(find("#about"), `OpenExec${version}${app.session ? `, ${app.session}` : ""}`);
-    say(find("#host"), location.host);
-    const trouble = goneSince !== null ? "no answer – " : isKnown && !isReady ? "not ready – " : unknown > 0 ? `${unknown} unknown – ` : "";
-    document.title = `${trouble}${current ? `${current.title} – ` : ""}OpenExec`;
-}
+const head = () => headline(app, current?.title);
 
 /** To who listens instead of looking. */
 function announce(text) {

@@ -101,13 +101,17 @@ function keys(all, now) {
     for (const [tenant, of] of groupBy(all, (key) => key.tenant)) {
         const active = of.filter((key) => key.state === "active");
         if (active.length === 0) {
-            found.push(bad(`The tenant ${printable(tenant)} has no active key: nothing is approved for it`, "#/configuration"));
+            found.push(
+                bad(`The tenant ${printable(tenant)} has no active key: nothing is approved for it`, "#/configuration"),
+            );
             continue;
         }
         // One that has a successor may end.
         const last = Math.max(...active.map((key) => (key.not_after ? Date.parse(key.not_after) : Infinity)));
         if (last - now < SOON) {
-            found.push(warn(`The last key of tenant ${printable(tenant)} ends in ${span(last - now)}`, "#/configuration"));
+            found.push(
+                warn(`The last key of tenant ${printable(tenant)} ends in ${span(last - now)}`, "#/configuration"),
+            );
         }
     }
     return found;

@@ -39,7 +39,10 @@ function whole(status, series) {
 
 function server(status) {
     const { ledger = {} } = status;
-    const reload = status.reload_ok === false ? level("bad", "✕ the last one was refused: this one stays in use; see the log") : level("good", "✓ the one that was read last");
+    const reload =
+        status.reload_ok === false
+            ? level("bad", "✕ the last one was refused: this one stays in use; see the log")
+            : level("good", "✓ the one that was read last");
     return card(
         "Server",
         facts(
@@ -48,7 +51,11 @@ function server(status) {
             status.started_at && ["Started", time(status.started_at, true)],
             status.configured_at && ["Configured", time(status.configured_at, true)],
             ["Configuration", reload],
-            ["Ledger", foreign(ledger.kind), ledger.local ? level("warn", " ! gone with this process or its pod") : null],
+            [
+                "Ledger",
+                foreign(ledger.kind),
+                ledger.local ? level("warn", " ! gone with this process or its pod") : null,
+            ],
             ["Listens on", list(status.listen ?? [])],
             status.admin_listen && ["Admin listener", mono(status.admin_listen)],
         ),
@@ -61,10 +68,15 @@ function keys(all, series) {
     }
     const { element, body } = table("Keys", ["Tenant", "Key", "State", "Until", "Age", "Approvals", "Fingerprint"]);
     const order = ["active", "not begun", "retired"];
-    const sorted = [...all].sort((a, b) => a.tenant.localeCompare(b.tenant) || order.indexOf(a.state) - order.indexOf(b.state));
+    const sorted = [...all].sort(
+        (a, b) => a.tenant.localeCompare(b.tenant) || order.indexOf(a.state) - order.indexOf(b.state),
+    );
     body.append(
         ...sorted.map((key) => {
-            const state = { active: ["good", "✓"], retired: ["quiet", "■"], "not begun": ["warn", "…"] }[key.state] ?? ["", ""];
+            const state = { active: ["good", "✓"], retired: ["quiet", "■"], "not begun": ["warn", "…"] }[key.state] ?? [
+                "",
+                "",
+            ];
             return row({
                 Tenant: foreign(key.tenant),
                 Key: [foreign(key.key ?? "without a name"), " ", el("span", { class: "quiet" }, printable(key.form))],
@@ -91,7 +103,13 @@ function until(text, isLoud) {
     }
     const left = Date.parse(text) - Date.now();
     const words = left > 0 ? `in ${span(left)}` : ago(Date.parse(text));
-    const [loudness, sign] = !isLoud ? ["quiet", ""] : left <= 0 ? ["bad", "✕ "] : left < 14 * 86_400_000 ? ["warn", "! "] : ["", ""];
+    const [loudness, sign] = !isLoud
+        ? ["quiet", ""]
+        : left <= 0
+          ? ["bad", "✕ "]
+          : left < 14 * 86_400_000
+            ? ["warn", "! "]
+            : ["", ""];
     return [time(text), " ", level(loudness, `${sign}${words}`)];
 }
 
@@ -100,7 +118,9 @@ function certificates(all) {
         return card("Certificates", el("p", { class: "quiet" }, "None: no listener and no service has one of ours"));
     }
     const { element, body } = table("Certificates", ["Of", "Name", "Ends"]);
-    body.append(...all.map((one) => row({ Of: foreign(one.of), Name: mono(one.name), Ends: until(one.not_after, true) })));
+    body.append(
+        ...all.map((one) => row({ Of: foreign(one.of), Name: mono(one.name), Ends: until(one.not_after, true) })),
+    );
     return card("Certificates", element);
 }
 
@@ -129,16 +149,28 @@ function services(all, series) {
     body.append(
         ...all.map((one) => {
             const of = (which) => series.sum("openexec_upstream_addresses", { upstream: one.name, which });
-            return row({ Service: foreign(one.name), Healthy: `${of("healthy")} of ${of("all")}`, Addresses: list(one.addresses ?? []) });
+            return row({
+                Service: foreign(one.name),
+                Healthy: `${of("healthy")} of ${of("all")}`,
+                Addresses: list(one.addresses ?? []),
+            });
         }),
     );
     return card("Services", element);
 }
 
 function limits(all) {
-    const shown = ([name, value]) => [el("code", {}, printable(name)), typeof value === "number" && name.endsWith("bytes") && value >= 1_024 ? bytes(value) : printable(value)];
+    const shown = ([name, value]) => [
+        el("code", {}, printable(name)),
+        typeof value === "number" && name.endsWith("bytes") && value >= 1_024 ? bytes(value) : printable(value),
+    ];
     return card("Limits", facts(...Object.entries(all).map(shown)));
 }
 
 const level = (of, text) => el("span", { "data-level": of }, text);
-const list = (all) => el("ul", { class: "plain" }, all.map((one) => el("li", {}, mono(one))));
+const list = (all) =>
+    el(
+        "ul",
+        { class: "plain" },
+        all.map((one) => el("li", {}, mono(one))),
+    );

@@ -8,9 +8,28 @@ const PAGE = 50;
 const TYPED = 250;
 
 export function denials() {
-    const tenant = el("input", { name: "tenant", type: "search", placeholder: "all", autocomplete: "off", spellcheck: "false" });
-    const form = el("form", { class: "filters", role: "search", "aria-label": "Refused requests" }, el("label", {}, el("span", {}, "Tenant"), tenant));
-    const { element: list, body } = table("Refused requests, the newest first", ["Reason", "Action", "Tenant", "Nonce", "Approval", "Key", "Caller", "Refused"]);
+    const tenant = el("input", {
+        name: "tenant",
+        type: "search",
+        placeholder: "all",
+        autocomplete: "off",
+        spellcheck: "false",
+    });
+    const form = el(
+        "form",
+        { class: "filters", role: "search", "aria-label": "Refused requests" },
+        el("label", {}, el("span", {}, "Tenant"), tenant),
+    );
+    const { element: list, body } = table("Refused requests, the newest first", [
+        "Reason",
+        "Action",
+        "Tenant",
+        "Nonce",
+        "Approval",
+        "Key",
+        "Caller",
+        "Refused",
+    ]);
     list.classList.add("denials");
     const status = el("p", { class: "quiet", role: "status" });
     const problem = el("div", {});
@@ -32,7 +51,10 @@ export function denials() {
             }
         } catch (error) {
             if (mine === asked && error.code && error.status !== 401) {
-                show(problem, trouble(error, () => load(before)));
+                show(
+                    problem,
+                    trouble(error, () => load(before)),
+                );
                 list.classList.add("old");
             }
         }
@@ -56,9 +78,19 @@ export function denials() {
         list.hidden = rows.length === 0;
         older.hidden = next === null;
         newest.hidden = isLive;
-        say(status, rows.length === 0 ? "" : `${rows.length} shown${next === null ? "" : ", there are older ones"}${isLive ? "" : "; not live"}`);
+        say(
+            status,
+            rows.length === 0
+                ? ""
+                : `${rows.length} shown${next === null ? "" : ", there are older ones"}${isLive ? "" : "; not live"}`,
+        );
         const why = "Requests that nobody approved leave no trace here: they are only counted";
-        show(nothing, rows.length > 0 ? [] : empty(tenant.value ? "Nothing matches" : "Nothing refused yet", el("p", { class: "quiet" }, why)));
+        show(
+            nothing,
+            rows.length > 0
+                ? []
+                : empty(tenant.value ? "Nothing matches" : "Nothing refused yet", el("p", { class: "quiet" }, why)),
+        );
     }
 
     let timer;
@@ -73,7 +105,11 @@ export function denials() {
             "div",
             {},
             el("h1", {}, "Refused"),
-            el("p", { class: "quiet" }, "Requests with an authentic approval that were refused all the same: too late, used before, not allowed."),
+            el(
+                "p",
+                { class: "quiet" },
+                "Requests with an authentic approval that were refused all the same: too late, used before, not allowed.",
+            ),
             form,
             status,
             problem,

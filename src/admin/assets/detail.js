@@ -17,10 +17,11 @@ const MOST = 200_000;
 export function detail(app, close, changed) {
     const body = el("div", {});
     const element = el("aside", { class: "detail", "aria-label": "One execution", hidden: true }, body);
-    let [id, known] = [null, ""];
+    let [id, known, isRefused] = [null, "", false];
 
     async function load(isFirst) {
         const wanted = id;
+        isRefused = false;
         try {
             const record = await get(`executions/${encodeURIComponent(wanted)}`);
             if (wanted === id) {
@@ -28,7 +29,13 @@ export function detail(app, close, changed) {
             }
         } catch (error) {
             if (wanted === id && isFirst && error.status !== 401) {
-                show(body, head("Not found", close), trouble(error, () => load(true)));
+                // What cannot be asked now is asked again by itself; what is refused, by whoever reads why.
+                isRefused = error.code !== undefined;
+                show(
+                    body,
+                    head("Not found", close),
+                    trouble(error, () => load(true)),
+                );
             }
         }
     }
@@ -41,7 +48,10 @@ export function detail(app, close, changed) {
         const isChange = known !== "";
         known = version;
         const hadFocus = body.contains(document.activeElement);
-        show(body, whole(record, app, close, (answer) => draw(answer, false)));
+        show(
+            body,
+            whole(record, app, close, (answer) => draw(answer, false)),
+        );
         if (isFirst || hadFocus) {
             find("h2", body).focus({ preventScroll: !isFirst });
         }
@@ -71,7 +81,12 @@ export function detail(app, close, changed) {
         },
         /** What is settled stays as it is. */
         update() {
-            if (id !== null && !known.includes('"state":"DONE"') && !known.includes('"state":"NOT_EXECUTED"')) {
+            if (
+                id !== null &&
+                !isRefused &&
+                !known.includes('"state":"DONE"') &&
+                !known.includes('"state":"NOT_EXECUTED"')
+            ) {
                 load(known === "");
             }
         },
@@ -84,7 +99,11 @@ function head(title, close, ...more) {
         {},
         el("h2", { tabindex: "-1" }, title),
         more,
-        el("button", { type: "button", class: "close", onclick: close, "aria-label": "Close", "aria-keyshortcuts": "Escape" }, "✕"),
+        el(
+            "button",
+            { type: "button", class: "close", onclick: close, "aria-label": "Close", "aria-keyshortcuts": "Escape" },
+            "✕",
+        ),
     );
 }
 
@@ -129,8 +148,16 @@ function whole(record, app, close, changed) {
 const part = (title, ...content) => el("section", {}, el("h3", {}, title), content);
 
 function unknown(record, app, changed) {
-    const button = el("button", { type: "button", class: "primary", onclick: () => resolver(record, changed) }, "Resolve …");
-    const reader = el("p", { class: "quiet" }, "This session may read, and not resolve: log in with OPENEXEC_ADMIN_TOKEN for that.");
+    const button = el(
+        "button",
+        { type: "button", class: "primary", onclick: () => resolver(record, changed) },
+        "Resolve …",
+    );
+    const reader = el(
+        "p",
+        { class: "quiet" },
+        "This session may read, and not resolve: log in with OPENEXEC_ADMIN_TOKEN for that.",
+    );
     const recovery = record.recovery && record.recovery !== "operator";
     return el(
         "div",
@@ -142,7 +169,9 @@ function unknown(record, app, changed) {
 }
 
 function states(record) {
-    const steps = [el("li", { "data-state": "INTENT" }, el("strong", {}, "Claimed"), " ", time(record.claimed_at, true))];
+    const steps = [
+        el("li", { "data-state": "INTENT" }, el("strong", {}, "Claimed"), " ", time(record.claimed_at, true)),
+    ];
     if (record.state === "INTENT") {
         steps.push(el("li", { class: "open" }, STATES.INTENT.means, ": no outcome yet"));
     } else {
@@ -163,7 +192,10 @@ function states(record) {
 
 function result(record) {
     if (typeof record.result !== "string") {
-        return [el("p", { class: "quiet" }, "It is no longer kept (retention.results), and its receipt is."), facts(["Receipt", mono(record.receipt)])];
+        return [
+            el("p", { class: "quiet" }, "It is no longer kept (retention.results), and its receipt is."),
+            facts(["Receipt", mono(record.receipt)]),
+        ];
     }
     const said = el("span", { class: "check", role: "status" }, "checking …");
     const check = async () =>
@@ -171,7 +203,10 @@ function result(record) {
             ? ["good", "valid: this is the result of that execution"]
             : ["bad", "NOT valid: id, result and receipt do not belong together"];
     verdict(said, check);
-    return [json(record.result, "the result"), facts(["Receipt", mono(record.receipt), " ", copier(record.receipt, "the receipt"), said])];
+    return [
+        json(record.result, "the result"),
+        facts(["Receipt", mono(record.receipt), " ", copier(record.receipt, "the receipt"), said]),
+    ];
 }
 
 function hashCheck(record) {
@@ -197,7 +232,9 @@ async function verdict(element, check) {
 }
 
 function payloadGone(record) {
-    const why = record.route ? "It is kept until the outcome is known, and no longer" : "A computed action's is not kept";
+    const why = record.route
+        ? "It is kept until the outcome is known, and no longer"
+        : "A computed action's is not kept";
     return el("span", { class: "quiet" }, why);
 }
 
@@ -206,6 +243,11 @@ function json(text, what) {
     const shown = isLong ? text.slice(0, MOST) : indented(text);
     return [
         el("pre", { tabindex: "0", role: "region", "aria-label": what }, shown),
-        el("p", { class: "quiet" }, copier(text, what), isLong && ` ${grouped(MOST)} of ${grouped(text.length)} characters are shown`),
+        el(
+            "p",
+            { class: "quiet" },
+            copier(text, what),
+            isLong && ` ${grouped(MOST)} of ${grouped(text.length)} characters are shown`,
+        ),
     ];
 }

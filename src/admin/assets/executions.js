@@ -87,7 +87,10 @@ export function executions(app) {
     function failed(mine, error) {
         // What is gone as a whole is said above.
         if (mine === asked && error.code && error.status !== 401) {
-            show(problem, trouble(error, () => (isLive ? load() : more())));
+            show(
+                problem,
+                trouble(error, () => (isLive ? load() : more())),
+            );
             list.classList.add("old");
         }
     }
@@ -95,7 +98,12 @@ export function executions(app) {
     function draw() {
         show(problem);
         list.classList.remove("old");
-        keep(body, rows, (row) => row.id, (row) => executionRow(row, address(row.id, query)));
+        keep(
+            body,
+            rows,
+            (row) => row.id,
+            (row) => executionRow(row, address(row.id, query)),
+        );
         mark();
         list.hidden = rows.length === 0;
         older.hidden = next === null;
@@ -185,13 +193,28 @@ function filterForm(changed) {
         return el("label", { class: "chip", "data-state": value }, input, el("span", {}, label));
     };
     const field = (name, label, attributes) =>
-        el("label", { class: `of-${name}` }, el("span", {}, label), el("input", { name, autocomplete: "off", spellcheck: "false", ...attributes }));
+        el(
+            "label",
+            { class: `of-${name}` },
+            el("span", {}, label),
+            el("input", { name, autocomplete: "off", spellcheck: "false", ...attributes }),
+        );
     const actions = el("datalist", { id: "actions" });
     const element = el(
         "form",
         { class: "filters", role: "search", "aria-label": "Executions" },
-        el("fieldset", {}, el("legend", { class: "unseen" }, "State"), chip("", "All"), Object.keys(STATES).map((state) => chip(state, state))),
-        field("search", "Search", { type: "search", placeholder: "id, nonce, approval, hash, caller", "aria-keyshortcuts": "/" }),
+        el(
+            "fieldset",
+            {},
+            el("legend", { class: "unseen" }, "State"),
+            chip("", "All"),
+            Object.keys(STATES).map((state) => chip(state, state)),
+        ),
+        field("search", "Search", {
+            type: "search",
+            placeholder: "id, nonce, approval, hash, caller",
+            "aria-keyshortcuts": "/",
+        }),
         field("action", "Action", { type: "search", list: "actions", placeholder: "all" }),
         field("tenant", "Tenant", { type: "search", placeholder: "all" }),
         actions,
@@ -205,14 +228,20 @@ function filterForm(changed) {
     });
     return {
         element,
-        query: () => FILTERS.map((name) => [name, value(name)]).filter(([, text]) => text !== "").map(([name, text]) => `${name}=${encodeURIComponent(text)}`).join("&"),
+        query: () =>
+            FILTERS.map((name) => [name, value(name)])
+                .filter(([, text]) => text !== "")
+                .map(([name, text]) => `${name}=${encodeURIComponent(text)}`)
+                .join("&"),
         /** Whether that is another filter than before. */
         set(parameters) {
             const before = this.query();
             for (const name of FILTERS) {
                 const wanted = parameters.get(name) ?? "";
                 if (name === "state") {
-                    element.elements.state.value = wanted.toUpperCase() in STATES ? wanted.toUpperCase() : "";
+                    element.elements.state.value = Object.hasOwn(STATES, wanted.toUpperCase())
+                        ? wanted.toUpperCase()
+                        : "";
                 } else {
                     element.elements[name].value = wanted;
                 }
@@ -225,7 +254,12 @@ function filterForm(changed) {
         },
         suggest({ status }) {
             const names = (status?.actions ?? []).map((action) => action.name);
-            keep(actions, names, (name) => name, (name) => el("option", { value: name }));
+            keep(
+                actions,
+                names,
+                (name) => name,
+                (name) => el("option", { value: name }),
+            );
         },
     };
 }

@@ -6,7 +6,14 @@ import { printable } from "./text.js";
 
 /** `word`: why one is here. `entered` gets the session. */
 export function login(word, entered) {
-    const token = el("input", { name: "token", type: "password", required: true, autocomplete: "current-password", spellcheck: "false", "aria-describedby": "token-note" });
+    const token = el("input", {
+        name: "token",
+        type: "password",
+        required: true,
+        autocomplete: "current-password",
+        spellcheck: "false",
+        "aria-describedby": "token-note",
+    });
     const problem = el("p", { class: "problem", role: "alert" });
     const button = el("button", { type: "submit", class: "primary" }, "Log in");
     const element = el("div", { class: "lone" });
@@ -61,14 +68,27 @@ function noTokens() {
         "div",
         {},
         el("h1", {}, "This server has no admin token"),
-        el("p", {}, "So nobody may look at what it executed. Give it one, of 16 characters or more, and start it again:"),
+        el(
+            "p",
+            {},
+            "So nobody may look at what it executed. Give it one, of 16 characters or more, and start it again:",
+        ),
         el(
             "dl",
             {},
-            el("div", {}, el("dt", {}, el("code", {}, "OPENEXEC_ADMIN_TOKEN")), el("dd", {}, "reads executions, and resolves unknown ones")),
+            el(
+                "div",
+                {},
+                el("dt", {}, el("code", {}, "OPENEXEC_ADMIN_TOKEN")),
+                el("dd", {}, "reads executions, and resolves unknown ones"),
+            ),
             el("div", {}, el("dt", {}, el("code", {}, "OPENEXEC_ADMIN_READ_TOKEN")), el("dd", {}, "reads")),
         ),
-        el("p", { class: "quiet" }, "Each may be a file instead: OPENEXEC_ADMIN_TOKEN_FILE. Metrics are open without one: /metrics."),
+        el(
+            "p",
+            { class: "quiet" },
+            "Each may be a file instead: OPENEXEC_ADMIN_TOKEN_FILE. Metrics are open without one: /metrics.",
+        ),
     );
 }
 

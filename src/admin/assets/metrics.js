@@ -38,7 +38,9 @@ export class Series {
     /** Of all series of a metric whose labels have these values. */
     sum(metric, wanted = {}) {
         const has = (one) => Object.entries(wanted).every(([name, value]) => one.labels[name] === value);
-        return this.of(metric).filter(has).reduce((sum, one) => sum + one.value, 0);
+        return this.of(metric)
+            .filter(has)
+            .reduce((sum, one) => sum + one.value, 0);
     }
 
     /** Sums of a metric by a label's value. */

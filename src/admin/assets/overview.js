@@ -4,16 +4,23 @@ import { get } from "./api.js";
 import { attention } from "./attention.js";
 import { el, keep, say, show } from "./dom.js";
 import { executionRow, executionTable } from "./rows.js";
-import { card, empty, foreign, trouble } from "./parts.js";
+import { card, empty, foreign, row, table, trouble } from "./parts.js";
 import { Plot } from "./plot.js";
-import { latency, rate } from "./text.js";
+import { grouped, latency, rate } from "./text.js";
 import { LIMITS, TIMES, VERDICTS, amountOf } from "./words.js";
 
 const RECENT = 8;
+/** Actions that are shown: those that were done most. */
+const BUSIEST = 8;
 
 export function overview() {
-    const parts = [needs(), verdicts(), times(), limits(), recent()];
-    const element = el("div", { class: "overview" }, el("h1", { class: "unseen" }, "Overview"), parts.map((p) => p.element));
+    const parts = [needs(), verdicts(), times(), limits(), actions(), recent()];
+    const element = el(
+        "div",
+        { class: "overview" },
+        el("h1", { class: "unseen" }, "Overview"),
+        parts.map((p) => p.element),
+    );
     return {
         title: "Overview",
         element,
@@ -29,7 +36,11 @@ function needs() {
         el(
             "li",
             { "data-level": level },
-            el("span", { class: "sign", "aria-hidden": "true" }, { bad: "✕", unknown: "?", warn: "!", note: "i", good: "✓" }[level]),
+            el(
+                "span",
+                { class: "sign", "aria-hidden": "true" },
+                { bad: "✕", unknown: "?", warn: "!", note: "i", good: "✓" }[level],
+            ),
             el("span", {}, text),
             href && el("a", { href, "aria-label": `Look: ${text}` }, "Look"),
         );
@@ -38,7 +49,12 @@ function needs() {
         update(state) {
             const found = state.looks.isEmpty ? [] : attention(state);
             const calm = found.every((one) => one.level === "note") && !state.looks.isEmpty;
-            keep(list, calm ? [{ level: "good", text: "Ready, and nothing needs you" }, ...found] : found, (one) => one.text, item);
+            keep(
+                list,
+                calm ? [{ level: "good", text: "Ready, and nothing needs you" }, ...found] : found,
+                (one) => one.text,
+                item,
+            );
         },
     };
 }
@@ -49,18 +65,35 @@ function verdicts() {
         const plot = new Plot(`${verdict} per second`, (value) => (value === null ? "–" : `${rate(value)}/s`), 1);
         const number = el("p", { class: "number" }, "–");
         const note = el("p", { class: "quiet reasons" });
-        const element = el("div", { class: "verdict", "data-verdict": verdict }, el("h3", {}, verdict), number, note, plot.element);
+        const element = el(
+            "div",
+            { class: "verdict", "data-verdict": verdict },
+            el("h3", {}, verdict),
+            number,
+            note,
+            plot.element,
+        );
         return { verdict, count, plot, number, note, element };
     });
     const notes = { executed: "done now, for the first time", replayed: "answered from the ledger" };
     return {
-        element: card("Verdicts per second", el("div", { class: "verdicts" }, kinds.map((kind) => kind.element))),
+        element: card(
+            "Verdicts per second",
+            el(
+                "div",
+                { class: "verdicts" },
+                kinds.map((kind) => kind.element),
+            ),
+        ),
         update({ looks }) {
             const window = looks.window();
             for (const { verdict, count, plot, number, note } of kinds) {
                 say(number, rate(window && count(window.since) / window.seconds));
                 say(note, notes[verdict] ?? (window ? refusals(window.since) : ""));
-                plot.draw(looks.history((since, seconds) => count(since) / seconds), performance.now());
+                plot.draw(
+                    looks.history((since, seconds) => count(since) / seconds),
+                    performance.now(),
+                );
             }
         },
     };
@@ -78,13 +111,29 @@ function times() {
         const plot = new Plot(`${name}: p99, and p50 thinner`, latency, 1e-4);
         const cells = [0.5, 0.95, 0.99].map((quantile) => ({ quantile, cell: el("td", { class: "figure" }, "–") }));
         const head = el("th", { scope: "row" }, name, el("span", { class: "quiet" }, means));
-        const element = el("tr", {}, head, cells.map(({ cell }) => cell), el("td", { class: "drawn" }, plot.element));
+        const element = el(
+            "tr",
+            {},
+            head,
+            cells.map(({ cell }) => cell),
+            el("td", { class: "drawn" }, plot.element),
+        );
         return { metric, plot, cells, element };
     });
     const heads = ["Whose", "p50", "p95", "p99", "p99 over time"].map((head) => el("th", { scope: "col" }, head));
     const element = card(
         "Time of an execution",
-        el("table", { class: "times" }, el("caption", { class: "unseen" }, "Quantiles of the last 30 s"), el("thead", {}, el("tr", {}, heads)), el("tbody", {}, rows.map((row) => row.element))),
+        el(
+            "table",
+            { class: "times" },
+            el("caption", { class: "unseen" }, "Quantiles of the last 30 s"),
+            el("thead", {}, el("tr", {}, heads)),
+            el(
+                "tbody",
+                {},
+                rows.map((row) => row.element),
+            ),
+        ),
     );
     element.classList.add("times-card");
     return {
@@ -107,7 +156,13 @@ function limits() {
     const bars = LIMITS.map(({ name, metric, unit }) => {
         const text = el("span", { class: "figure" }, "–");
         const fill = el("span", { class: "fill" });
-        const element = el("li", {}, el("span", {}, name), text, el("span", { class: "meter", "aria-hidden": "true" }, fill));
+        const element = el(
+            "li",
+            {},
+            el("span", {}, name),
+            text,
+            el("span", { class: "meter", "aria-hidden": "true" }, fill),
+        );
         return { metric, unit, text, fill, element };
     });
     const services = el("ul", { class: "services" });
@@ -115,7 +170,14 @@ function limits() {
     const element = el(
         "div",
         { class: "stack" },
-        card("Limits", el("ul", { class: "limits" }, bars.map((bar) => bar.element))),
+        card(
+            "Limits",
+            el(
+                "ul",
+                { class: "limits" },
+                bars.map((bar) => bar.element),
+            ),
+        ),
         card("Services", services, none),
     );
     return {
@@ -152,6 +214,47 @@ function service({ upstream, all, healthy }) {
     );
 }
 
+/** Which action does what, and which one fails. */
+function actions() {
+    const metric = "openexec_executions_total";
+    const { element: list, body } = table("Executions by action", [
+        "Action",
+        "Per second",
+        "Done",
+        "Not executed",
+        "Unknown",
+    ]);
+    const more = el("p", { class: "quiet" });
+    const element = card("By action, since the start", list, more);
+    return {
+        element,
+        update({ looks }) {
+            const window = looks.window();
+            const known = [...looks.last.by(metric, "action")].map(([action, total]) => {
+                const of = (outcome) => looks.last.sum(metric, { action, outcome });
+                const now = window ? rate(window.since.sum(metric, { action }) / window.seconds) : "–";
+                return { action, total, now, done: of("done"), not: of("not_executed"), unknown: of("unknown") };
+            });
+            known.sort((a, b) => b.total - a.total || a.action.localeCompare(b.action));
+            element.hidden = known.length === 0;
+            keep(body, known.slice(0, BUSIEST), (one) => one.action, busy);
+            say(more, known.length > BUSIEST ? `and ${known.length - BUSIEST} more actions` : "");
+        },
+    };
+}
+
+function busy({ action, now, done, not, unknown }) {
+    const link = (state) => `#/executions?state=${state}&action=${encodeURIComponent(action)}`;
+    const count = (value, state) => (value > 0 ? el("a", { href: link(state) }, grouped(value)) : "0");
+    return row({
+        Action: el("a", { href: `#/executions?action=${encodeURIComponent(action)}` }, foreign(action)),
+        "Per second": now,
+        Done: grouped(done),
+        "Not executed": count(not, "NOT_EXECUTED"),
+        Unknown: count(unknown, "UNKNOWN"),
+    });
+}
+
 function recent() {
     const { element: list, body } = executionTable("The newest executions");
     const place = el("div", {});
@@ -161,7 +264,12 @@ function recent() {
         async update() {
             try {
                 const { executions } = await get(`executions?limit=${RECENT}`);
-                keep(body, executions, (record) => record.id, (record) => executionRow(record, `#/executions/${encodeURIComponent(record.id)}`));
+                keep(
+                    body,
+                    executions,
+                    (record) => record.id,
+                    (record) => executionRow(record, `#/executions/${encodeURIComponent(record.id)}`),
+                );
                 const shown = executions.length > 0 ? list : none;
                 if (place.firstChild !== shown) {
                     show(place, shown);

@@ -57,7 +57,11 @@ export const card = (title, ...children) => el("section", { class: "card" }, el(
 /** `[name, value]`; those without a value are left out. */
 export function facts(...pairs) {
     const known = pairs.filter((pair) => pair && pair[1] !== null && pair[1] !== undefined);
-    return el("dl", {}, known.map(([name, ...value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+    return el(
+        "dl",
+        {},
+        known.map(([name, ...value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
+    );
 }
 
 /** A table that narrow screens show as cards. Roles are given since a table that is no table to CSS loses its own. */

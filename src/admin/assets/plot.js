@@ -32,6 +32,8 @@ export class Plot {
 
     /** Points are `{at, value}`, the oldest first; `second` is a thinner line under the first. */
     draw(points, now, second = []) {
+        // A little more is kept than is drawn.
+        [points, second] = [points, second].map((all) => all.filter(({ at }) => now - at <= SPANS.at(-1)));
         Object.assign(this, { points, thin: second, drawn: now });
         this.span = SPANS.find((span) => now - (points[0]?.at ?? now) <= span) ?? SPANS.at(-1);
         const values = [...points, ...second].map((point) => point.value ?? 0);

@@ -10,14 +10,35 @@ const NAME = "openexec-name";
 
 /** Asks, and sends what is answered; `done` gets the execution as it is then. */
 export function resolver(record, done) {
-    const by = el("input", { name: "by", required: true, maxlength: "128", autocomplete: "off", value: localStorage.getItem(NAME) ?? "" });
-    const result = el("textarea", { name: "result", rows: "5", spellcheck: "false", class: "mono", "aria-describedby": "result-note" });
-    const note = el("p", { class: "quiet", id: "result-note" }, "JSON, as the service would have answered. Its receipt is made of it.");
+    const by = el("input", {
+        name: "by",
+        required: true,
+        maxlength: "128",
+        autocomplete: "off",
+        value: localStorage.getItem(NAME) ?? "",
+    });
+    const result = el("textarea", {
+        name: "result",
+        rows: "5",
+        spellcheck: "false",
+        class: "mono",
+        "aria-describedby": "result-note",
+    });
+    const note = el(
+        "p",
+        { class: "quiet", id: "result-note" },
+        "JSON, as the service would have answered. Its receipt is made of it.",
+    );
     const given = el("div", { class: "given", hidden: true }, el("label", {}, el("span", {}, "Result"), result), note);
     const problem = el("p", { class: "problem", role: "alert" });
     const send = el("button", { type: "submit", class: "primary" }, "Record this outcome");
     const choice = (value, title, means) =>
-        el("label", { class: "choice" }, el("input", { type: "radio", name: "outcome", value, required: true }), el("span", {}, el("strong", {}, title), el("span", { class: "quiet" }, means)));
+        el(
+            "label",
+            { class: "choice" },
+            el("input", { type: "radio", name: "outcome", value, required: true }),
+            el("span", {}, el("strong", {}, title), el("span", { class: "quiet" }, means)),
+        );
     const form = el(
         "form",
         {},
@@ -34,11 +55,20 @@ export function resolver(record, done) {
             {},
             el("legend", {}, "Outcome"),
             choice("done", "It was done", "Retries get the result that you give"),
-            choice("not_executed", "It was not executed", "Nothing happened, and nothing will. The nonce and the approval stay used"),
+            choice(
+                "not_executed",
+                "It was not executed",
+                "Nothing happened, and nothing will. The nonce and the approval stay used",
+            ),
         ),
         given,
         problem,
-        el("div", { class: "buttons" }, el("button", { type: "button", onclick: () => dialog.close() }, "Cancel"), send),
+        el(
+            "div",
+            { class: "buttons" },
+            el("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
+            send,
+        ),
     );
     const dialog = el("dialog", { class: "resolve", "aria-labelledby": "resolve-title" }, form);
     const outcome = () => form.elements.outcome.value;
@@ -56,7 +86,10 @@ export function resolver(record, done) {
         }
         send.disabled = true;
         try {
-            const answer = await post(`executions/${encodeURIComponent(record.id)}/resolve`, body(outcome(), by.value.trim(), result.value));
+            const answer = await post(
+                `executions/${encodeURIComponent(record.id)}/resolve`,
+                body(outcome(), by.value.trim(), result.value),
+            );
             localStorage.setItem(NAME, by.value.trim());
             dialog.close();
             done(answer);

@@ -9,7 +9,9 @@ export function printable(value) {
     if (value === null || value === undefined || value === "") {
         return "–";
     }
-    return String(value).replace(/\p{Surrogate}/gu, "\ufffd").replace(UNSEEN, (unit) => `\\u{${unit.codePointAt(0).toString(16)}}`);
+    return String(value)
+        .replace(/\p{Surrogate}/gu, "\ufffd")
+        .replace(UNSEEN, (unit) => `\\u{${unit.codePointAt(0).toString(16)}}`);
 }
 
 /** Seconds, as a latency. */
@@ -36,7 +38,9 @@ export function bytes(value) {
 }
 
 export function grouped(value) {
-    return Math.round(value).toString().replace(/\B(?=(\d{3})+$)/g, "\u202f");
+    return Math.round(value)
+        .toString()
+        .replace(/\B(?=(\d{3})+$)/g, "\u202f");
 }
 
 const UNITS = [
@@ -58,7 +62,10 @@ export function span(milliseconds) {
 
 export function ago(time, now = Date.now()) {
     const passed = now - time;
-    return passed < 2_000 ? "just now" : `${span(passed)} ago`;
+    if (passed < 10_000) {
+        return passed < 2_000 ? "just now" : `${Math.floor(passed / 1e3)} s ago`;
+    }
+    return `${span(passed)} ago`;
 }
 
 const two = (number) => String(number).padStart(2, "0");
