@@ -21,7 +21,7 @@ use crate::support::{Approval, Client, Process, Response, SECRET, Server, Setup,
 
 /// `test(` in tests/page/modules.mjs, and in what tests/page/browser.mjs imports.
 const MODULE_TESTS: usize = 13;
-const BROWSER_TESTS: usize = 42;
+const BROWSER_TESTS: usize = 48;
 /// Where the pictures of the README are taken anew: then there is traffic for as long as a plot is wide.
 const SCREENSHOTS: &str = "OPENEXEC_TEST_SCREENSHOTS";
 

@@ -283,13 +283,49 @@ test("a reader resolves nothing, and is told why", () =>
         const status = await page.evaluate(async (id) => {
             const headers = {
                 "Content-Type": "application/json",
-                "OpenExec-Session": localStorage.getItem("openexec-proof"),
+                "OpenExec-Session": sessionStorage.getItem("openexec-proof"),
             };
             const body = '{"outcome":"not_executed","by":"x"}';
             return (await fetch(`executions/${id}/resolve`, { method: "POST", headers, body })).status;
         }, unknown.id);
         assert.equal(status, 403);
         assert.equal((await byNonce(gate, "shown-unknown")).state, "UNKNOWN");
+    }));
+
+test("what was found before is not shown as the answer to another search", () =>
+    inside(gate, setup.operator, { expected: [/ERR_FAILED/] }, async (page) => {
+        await open(page, gate, "#/executions");
+        await rows(page).nth(49).waitFor();
+        const held = [];
+        await page.route("**/executions?*search*", (route) => held.push(route));
+        await page.getByRole("searchbox", { name: "Search" }).fill("zzz-nothing");
+        await page.getByText("Looking …").waitFor();
+        await page.locator("main .old tbody").waitFor();
+        await until("a search", () => held.length > 0);
+        for (const route of held) {
+            await route.abort();
+        }
+        await page.getByRole("alert").getByText("The server does not answer").waitFor();
+        assert.equal(await page.getByText("50 shown").count(), 0);
+    }));
+
+test("nobody resolves one while looking at another", () =>
+    inside(gate, setup.operator, {}, async (page) => {
+        const [unknown, done] = [await byNonce(gate, "shown-unknown"), await byNonce(gate, "made-1")];
+        await open(page, gate, `#/executions/${done.id}`);
+        await page.goto(`${gate}/#/executions/${unknown.id}`);
+        await page.getByRole("button", { name: "Resolve" }).click();
+        await page.goBack();
+        await page.getByRole("dialog").waitFor({ state: "detached" });
+        await page.locator(".detail").getByText(done.id).waitFor();
+        assert.equal((await byNonce(gate, "shown-unknown")).state, "UNKNOWN");
+    }));
+
+test("an answer that is no execution is not drawn as one", () =>
+    inside(gate, setup.operator, {}, async (page) => {
+        await page.route("**/executions/x", (route) => route.fulfill({ contentType: "text/html", body: "<p>hello</p>" }));
+        await open(page, gate, "#/executions/x");
+        await page.getByRole("heading", { name: "Not known now" }).waitFor();
     }));
 
 test("a ledger that cannot be read is said, and what was read stays", () =>

@@ -154,6 +154,7 @@ test("an operator's result goes as it was typed", () => {
 
 test("what somebody else wrote cannot turn the text around or hide", () => {
     assert.equal(printable("a\u202eb\u200bc\nd\u2066\ufeff"), "a\\u{202e}b\\u{200b}c\\u{a}d\\u{2066}\\u{feff}");
+    assert.equal(printable("x\u{e0041}\u2800\u00a0\u3000y\u{e0100}"), "x\\u{e0041}\\u{2800}\\u{a0}\\u{3000}y\\u{e0100}");
     assert.equal(printable("<b>é 漢 😀</b>"), "<b>é 漢 😀</b>");
     assert.equal(printable("\ud800"), "\ufffd");
     assert.deepEqual([null, undefined, "", 0].map(printable), ["–", "–", "–", "0"]);

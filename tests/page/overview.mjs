@@ -64,6 +64,20 @@ test("not ready is said with its reasons, in the page and in the tab", () =>
         assert.match(await page.locator("#announce").textContent(), /The server is ready/);
     }));
 
+test("what is not known is not called good", () =>
+    inside(gate, setup.operator, { expected: [/status of 502/] }, async (page) => {
+        await page.locator("#ready", { hasText: /^✓ ready$/ }).waitFor();
+        await page.route("**/readyz", (route) => route.fulfill({ status: 502, body: "" }));
+        await page.locator("#ready", { hasText: "not ready: unknown" }).waitFor();
+        await page.unroute("**/readyz");
+        await page.locator("#ready", { hasText: /^✓ ready$/ }).waitFor();
+        // Something in between that says yes to everything.
+        await page.route("**/metrics", (route) => route.fulfill({ contentType: "text/html", body: "<p>log in</p>" }));
+        await page.getByText("The server does not answer").waitFor();
+        await page.unroute("**/metrics");
+        await page.getByText("The server does not answer").waitFor({ state: "hidden" });
+    }));
+
 test("a server that has done nothing yet says so", () =>
     inside(empty, setup.operator, {}, async (page) => {
         await page.getByText("No executions yet").waitFor();

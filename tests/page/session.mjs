@@ -1,7 +1,7 @@
 // Who gets in, how, and for how long.
 
 import assert from "node:assert/strict";
-import { createServer } from "node:http";
+import { createServer, request } from "node:http";
 
 import { PATIENCE, ask, byNonce, control, inside, logIn, rows, setup, test, until, visit } from "./support.mjs";
 
@@ -54,7 +54,7 @@ test("no script can read the session, and neither half of it is of use alone", (
         const cookies = await context.cookies();
         assert.equal(cookies.length, 1);
         assert.deepEqual([cookies[0].httpOnly, cookies[0].sameSite, cookies[0].path], [true, "Strict", "/"]);
-        const kept = await page.evaluate(() => ({ ...localStorage }));
+        const kept = await page.evaluate(() => ({ ...sessionStorage }));
         assert.deepEqual(Object.keys(kept), ["openexec-proof"]);
         assert.notEqual(kept["openexec-proof"], cookies[0].value);
         const get = (headers) => fetch(`${gate}/executions`, { headers }).then((response) => response.status);
@@ -67,7 +67,7 @@ test("no script can read the session, and neither half of it is of use alone", (
         await page.getByRole("button", { name: "Log out" }).click();
         await page.getByText("You are logged out").waitFor();
         assert.equal(await get({ Cookie: cookie, "OpenExec-Session": proof }), 401, "afterwards");
-        assert.deepEqual(await page.evaluate(() => Object.keys(localStorage)), []);
+        assert.deepEqual(await page.evaluate(() => Object.keys({ ...localStorage, ...sessionStorage })), []);
     }));
 
 test("a page of another origin resolves nothing", async () => {
@@ -189,15 +189,75 @@ test("a server that goes away is said, the last that is known stays, and it come
         },
     ));
 
-test("what one tab does with the session holds for the other", () =>
+test("a session is of one tab, and a log-in in another leaves it alone", () =>
     inside(gate, setup.operator, {}, async (page, context) => {
         const other = await context.newPage();
         other.setDefaultTimeout(PATIENCE);
         await other.goto(gate);
-        await other.getByText("Verdicts per second").waitFor();
-        await page.getByRole("button", { name: "Log out" }).click();
         await other.getByRole("heading", { name: "Log in" }).waitFor();
-        await logIn(other, setup.operator);
+        await other.close();
+        await page.reload();
         await page.getByText("Verdicts per second").waitFor();
-        await until("both", async () => (await page.getByRole("button", { name: "Log out" }).count()) === 1);
     }));
+
+test("a log-out that the server cannot be told is one here, and says so", () =>
+    inside(gate, setup.operator, { expected: [/ERR_FAILED/] }, async (page) => {
+        await page.goto(`${gate}/#/executions?search=made`);
+        await rows(page).first().waitFor();
+        await page.route("**/session", (route) => (route.request().method() === "DELETE" ? route.abort() : route.continue()));
+        await page.getByRole("button", { name: "Log out" }).click();
+        await page.getByText("the server could not be told").waitFor();
+        assert.deepEqual(await page.evaluate(() => [Object.keys(sessionStorage).length, location.hash]), [0, "#/"]);
+        // The next one sees nothing of what was there.
+        await page.route("**/executions?*", (route) => route.abort());
+        await logIn(page, setup.reader);
+        await page.locator("nav").getByRole("link", { name: "Executions" }).click();
+        await page.getByRole("alert").getByText("The server does not answer").waitFor();
+        assert.equal(await rows(page).count(), 0);
+    }));
+
+test("a worker that something else left on the port is ended", async () => {
+    const { hostname, port } = new URL(gate);
+    let isOurs = false;
+    const shared = createServer((incoming, outgoing) => {
+        if (isOurs) {
+            const { method, url, headers } = incoming;
+            const asked = request({ hostname, port, method, path: url, headers }, (answer) => {
+                outgoing.writeHead(answer.statusCode, answer.headers);
+                answer.pipe(outgoing);
+            });
+            incoming.pipe(asked);
+        } else if (incoming.url === "/sw.js") {
+            const worker = `addEventListener("install", () => skipWaiting());
+                addEventListener("activate", (event) => event.waitUntil(clients.claim()));
+                addEventListener("fetch", (event) => event.respondWith(new Response("an old page")));`;
+            outgoing.setHeader("Content-Type", "text/javascript").end(worker);
+        } else {
+            outgoing.setHeader("Content-Type", "text/html").end("<!doctype html><link rel=icon href=data:,><title>x</title>");
+        }
+    });
+    await new Promise((resolve) => shared.listen(0, "127.0.0.1", resolve));
+    const here = `http://127.0.0.1:${shared.address().port}`;
+    try {
+        await visit(here, {}, async (page) => {
+            await page.evaluate(async () => {
+                await navigator.serviceWorker.register("/sw.js");
+                await navigator.serviceWorker.ready;
+            });
+            await page.goto(`${here}/#`);
+            await page.reload();
+            await page.getByText("an old page").waitFor();
+            isOurs = true;
+            await until("our own page", async () => {
+                await page.reload();
+                // A browser looks for a newer worker a second after it was used.
+                await page.waitForTimeout(2_000);
+                return (await page.getByText("an old page").count()) === 0;
+            });
+            await logIn(page, setup.reader);
+        });
+    } finally {
+        shared.closeAllConnections();
+        shared.close();
+    }
+});

@@ -1,5 +1,6 @@
 // The server, as this page asks it. A session is a cookie that scripts cannot read, and a proof that only this origin
-// can: a cookie is sent to every port of a host, and to none of them is it of use alone.
+// can: a cookie is sent to every port of a host, and to none of them is it of use alone. The proof is this tab's, and goes
+// with it: whatever listens on the same port of an operator's machine next is the same origin.
 
 const PROOF = "openexec-proof";
 /** A server that does not answer in this time is of no use to whoever looks. */
@@ -21,15 +22,10 @@ export class Gone extends Error {}
 let ended = () => {};
 export const onSessionEnd = (call) => (ended = call);
 
-/** Called when another tab logged in or out. */
-export function onSessionElsewhere(call) {
-    addEventListener("storage", (event) => event.key === PROOF && call());
-}
-
 /** `{role, expires_at}` */
 export async function logIn(token) {
     const session = await ask("POST", "session", JSON.stringify({ token }));
-    localStorage.setItem(PROOF, session.proof);
+    sessionStorage.setItem(PROOF, session.proof);
     return session;
 }
 
@@ -45,9 +41,13 @@ export async function session() {
     }
 }
 
+/** Here it is over, even if the server cannot be told. */
 export async function logOut() {
-    await ask("DELETE", "session");
-    localStorage.removeItem(PROOF);
+    try {
+        await ask("DELETE", "session");
+    } finally {
+        sessionStorage.removeItem(PROOF);
+    }
 }
 
 /** What only a session may ask for. */
@@ -66,7 +66,7 @@ async function ofSession(method, path, body) {
         return await ask(method, path, body);
     } catch (error) {
         if (error.status === 401) {
-            localStorage.removeItem(PROOF);
+            sessionStorage.removeItem(PROOF);
             ended();
         }
         throw error;
@@ -74,20 +74,20 @@ async function ofSession(method, path, body) {
 }
 
 async function ask(method, path, body) {
-    const headers = { "OpenExec-Session": localStorage.getItem(PROOF) ?? "" };
+    const headers = { "OpenExec-Session": sessionStorage.getItem(PROOF) ?? "" };
     if (body !== undefined) {
         headers["Content-Type"] = "application/json";
     }
     const response = await send(method, path, { headers, body });
     const text = await whole(response.text());
-    let document = {};
+    let document = null;
     try {
         document = JSON.parse(text);
     } catch {
         // A proxy in between may say something else.
     }
-    if (!response.ok) {
-        throw new Problem(response.status, document);
+    if (!response.ok || document === null) {
+        throw new Problem(response.status, document ?? {});
     }
     return document;
 }

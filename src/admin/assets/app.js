@@ -19,12 +19,9 @@ const STATUS_EVERY = 5;
 
 const app = { looks: new Looks(), reasons: [], status: null, role: null, session: null, goneSince: null, announce };
 const main = find("#main");
-const views = {
-    overview: overview(app),
-    executions: executions(app),
-    denials: denials(app),
-    configuration: configuration(app),
-};
+const NAMES = { overview, executions, denials, configuration };
+/** Made anew for each session: nothing of one is left to the next. */
+let views = {};
 
 let current = null;
 let isPaused = false;
@@ -100,6 +97,7 @@ async function start() {
 
 function entered(session) {
     app.role = session.role;
+    views = Object.fromEntries(Object.entries(NAMES).map(([name, make]) => [name, make(app)]));
     for (const part of ["#nav", "#log-out", "#pause"]) {
         find(part).hidden = false;
     }
@@ -136,7 +134,6 @@ function outside(view) {
 }
 
 api.onSessionEnd(() => app.role !== null && leave("The session has ended: log in again"));
-api.onSessionElsewhere(() => location.reload());
 
 // What the server is asked for, again and again, while somebody looks.
 
@@ -159,11 +156,13 @@ const tick = () => (underWay ??= lookOnce().finally(() => (underWay = null)));
 async function lookOnce() {
     try {
         const [metrics, ready] = await Promise.all([api.probe("metrics"), api.probe("readyz")]);
-        if (!metrics.ok) {
-            throw new api.Gone(metrics.text);
+        const series = Series.parse(metrics.text);
+        if (!metrics.ok || !series.has("openexec_build_info")) {
+            throw new api.Gone("Something else answers");
         }
-        app.looks.add(performance.now(), Series.parse(metrics.text));
-        readiness(ready.ok ? [] : ready.text.split("\n").filter((line) => line !== ""));
+        app.looks.add(performance.now(), series);
+        const reasons = ready.text.split("\n").filter((line) => line !== "");
+        readiness(ready.ok ? [] : reasons.length > 0 ? reasons : ["unknown"]);
         back();
         if (app.role !== null) {
             if (ticks % STATUS_EVERY === 0 || app.status === null) {
@@ -234,6 +233,12 @@ function chooseTheme(event) {
     }
 }
 
+/** What the next one who logs in need not know. */
+function forget() {
+    history.replaceState(null, "", "#/");
+    localStorage.removeItem("openexec-name");
+}
+
 addEventListener("hashchange", route);
 find("#theme").value = document.documentElement.dataset.theme ?? "";
 find("#theme").addEventListener("change", chooseTheme);
@@ -245,15 +250,16 @@ find("#pause").addEventListener("click", (event) => {
     say(event.target, isPaused ? "Paused" : "Pause");
 });
 find("#log-out").addEventListener("click", async () => {
+    let word = "You are logged out";
     try {
         await api.logOut();
     } catch (error) {
         if (error.status !== 401) {
-            announce(printable(error.message));
-            return;
+            word = "You are logged out here; the server could not be told, and ends the session by itself within an hour";
         }
     }
-    leave("You are logged out");
+    forget();
+    leave(word);
 });
 find(".skip").addEventListener("click", (event) => {
     event.preventDefault();

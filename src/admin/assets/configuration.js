@@ -30,7 +30,7 @@ function whole(status, series) {
     return [
         server(status),
         limits(status.limits ?? {}),
-        keys(status.keys ?? [], series),
+        keys(status.keys ?? [], status.mode, series),
         certificates(status.certificates ?? []),
         actions(status.actions ?? []),
         services(status.upstreams ?? [], series),
@@ -62,9 +62,10 @@ function server(status) {
     );
 }
 
-function keys(all, series) {
+function keys(all, mode, series) {
     if (all.length === 0) {
-        return card("Keys", el("p", { class: "quiet" }, "None: demo mode approves everything"));
+        const means = mode === "demo" ? "demo mode approves everything" : "every request is refused";
+        return card("Keys", el("p", { class: "quiet" }, `None: ${means}`));
     }
     const { element, body } = table("Keys", ["Tenant", "Key", "State", "Until", "Age", "Approvals", "Fingerprint"]);
     const order = ["active", "not begun", "retired"];

@@ -33,7 +33,7 @@ export function detail(app, close, changed) {
                 isRefused = error.code !== undefined;
                 show(
                     body,
-                    head("Not found", close),
+                    head(error.status === 404 ? "Not found" : "Not known now", close),
                     trouble(error, () => load(true)),
                 );
             }
@@ -50,7 +50,7 @@ export function detail(app, close, changed) {
         const hadFocus = body.contains(document.activeElement);
         show(
             body,
-            whole(record, app, close, (answer) => draw(answer, false)),
+            whole(record, app, close, (answer) => (answer.id === id ? draw(answer, false) : changed(answer))),
         );
         if (isFirst || hadFocus) {
             find("h2", body).focus({ preventScroll: !isFirst });
@@ -72,6 +72,8 @@ export function detail(app, close, changed) {
                 return;
             }
             [id, known] = [wanted, ""];
+            // One is not resolved while another is looked at.
+            document.querySelector("dialog.resolve")?.close();
             if (id === null) {
                 show(body);
             } else {
@@ -119,7 +121,7 @@ function whole(record, app, close, changed) {
             facts(
                 ["Id", mono(record.id), " ", copier(record.id, "the id")],
                 ["Nonce", mono(record.nonce)],
-                ["Tenant", record.tenant ? foreign(record.tenant) : "none: demo mode"],
+                ["Tenant", record.tenant ? foreign(record.tenant) : "none"],
                 record.caller && ["Caller", foreign(record.caller)],
                 typeof record.payload === "string" ? null : ["Payload", payloadGone(record)],
             ),
@@ -127,7 +129,7 @@ function whole(record, app, close, changed) {
         part(
             "Approval",
             facts(
-                ["Id", record.approval_id ? mono(record.approval_id) : "none: demo mode approves everything"],
+                ["Id", record.approval_id ? mono(record.approval_id) : "none: nothing was approved (demo mode)"],
                 record.key_id && ["Key", foreign(record.key_id)],
                 ["Action hash", mono(record.action_hash), hashCheck(record)],
             ),

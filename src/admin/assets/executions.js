@@ -50,6 +50,9 @@ export function executions(app) {
 
     async function restart() {
         [query, isLive] = [filters.query(), true];
+        // What is there is the answer to another question.
+        list.classList.add("old");
+        say(status, "Looking …");
         await load();
     }
 
@@ -85,8 +88,8 @@ export function executions(app) {
     }
 
     function failed(mine, error) {
-        // What is gone as a whole is said above.
-        if (mine === asked && error.code && error.status !== 401) {
+        if (mine === asked && error.status !== 401) {
+            say(status, "");
             show(
                 problem,
                 trouble(error, () => (isLive ? load() : more())),

@@ -10,7 +10,7 @@ export function login(word, entered) {
         name: "token",
         type: "password",
         required: true,
-        autocomplete: "current-password",
+        autocomplete: "off",
         spellcheck: "false",
         "aria-describedby": "token-note",
     });
@@ -31,7 +31,7 @@ export function login(word, entered) {
             el("code", {}, "OPENEXEC_ADMIN_TOKEN"),
             " (reads and resolves) or ",
             el("code", {}, "OPENEXEC_ADMIN_READ_TOKEN"),
-            " (reads). This browser does not keep it.",
+            " (reads). This page does not keep it; the session is this tab’s.",
         ),
         problem,
         button,
