@@ -338,9 +338,11 @@ impl Run {
     }
 
     async fn list(&mut self, filter: Filter) {
-        let before = filter.before.as_ref().and_then(|id| self.rows.iter().position(|row| row.execution.id == *id));
+        // Behind one that is not there, there is nothing.
+        let place = |id: &String| self.rows.iter().position(|row| row.execution.id == *id).unwrap_or(0);
+        let end = filter.before.as_ref().map_or(self.rows.len(), place);
         let in_state = |row: &&Record| filter.state.is_none_or(|state| row.execution.state.as_str() == state);
-        let rows = self.rows[..before.unwrap_or(self.rows.len())].iter().rev();
+        let rows = self.rows[..end].iter().rev();
         let expected: Vec<Record> = rows.filter(in_state).take(filter.limit).map(without_texts).collect();
         assert_eq!(self.ledger.list(&filter).await.unwrap(), expected);
     }
