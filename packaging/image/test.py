@@ -55,12 +55,14 @@ class Container:
     """The image's program, with the image's environment, directory and user."""
 
     def __init__(self, root, config):
-        self.enter = ["chroot", f"--userspec={config['User']}", "--groups=", root]
+        user, group = config["User"].split(":")
+        into = [f"--root={root}", f"--wd={config['WorkingDir']}"]
+        # With a group, it has no others.
+        self.enter = ["unshare", *into, f"--setgid={group}", f"--setuid={user}"]
         self.config = config
         self.environment = dict(line.split("=", 1) for line in config["Env"])
 
     def command(self, *arguments):
-        # chroot(1) begins in /, not in the working directory: the ledger's URL is whole, so it is all the same.
         return [*self.enter, *self.config["Entrypoint"], *arguments]
 
     def run(self, *arguments, text=None):
@@ -151,7 +153,7 @@ def the_image_leads_ports_to_the_gate(root, config):
         # As the image's user, who may not; then as root.
         refused = container.run(*redirect, "--apply")
         assert refused.returncode == 77 and "NET_ADMIN" in refused.stderr, refused.stderr
-        container.enter = ["chroot", root]
+        container.enter = ["unshare", f"--root={root}"]
         applied = container.run(*redirect, "--apply")
         assert applied.returncode == 0, applied.stderr
     finally:
