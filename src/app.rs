@@ -210,7 +210,6 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         config: replaceable.config.clone(),
         sessions: Sessions::default(),
         started_at: Utc::now(),
-        limits: replaceable.limits.clone(),
         memory: Permits::new(ADMIN_BUFFERED_BYTES),
         probing: Permits::new(PROBES_AT_ONCE),
         waiting: Permits::new(WAITING_AT_ONCE),

@@ -48,7 +48,7 @@ impl Admin {
             [_, "resolve"] if header.method != Method::POST => Err(respond::method_not_allowed("POST")),
             [id, "resolve"] => {
                 self.require(Role::Operator, header)?;
-                let bounds = Bounds { bytes: RESOLVE_BYTES, time: self.limits.get().body_time };
+                let bounds = Bounds { bytes: RESOLVE_BYTES, time: self.config.get().limits.body_time };
                 let body = intake::read(session, bounds, &self.memory).await?;
                 self.resolve(id, &body.bytes).await
             }

@@ -23,7 +23,7 @@ use pingora::http::Method;
 use pingora::protocols::http::ServerSession;
 use serde_json::Value;
 
-use crate::config::{Config, Limits};
+use crate::config::Config;
 use crate::current::Current;
 use crate::execute::{Gate, respond};
 use crate::listen::{Peer, Permits, Service};
@@ -38,14 +38,12 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// What has a limit.
     pub bounded: Bounded,
-    /// The one in use. It says who may ask for more than probes and metrics.
+    /// The one in use. It says who may ask for more than probes and metrics, and how long a body may take.
     pub config: Arc<Current<Config>>,
     /// Of the status page.
     pub sessions: Sessions,
     /// When the process began to serve.
     pub started_at: DateTime<Utc>,
-    /// For a body.
-    pub limits: Arc<Current<Limits>>,
     /// For all bodies.
     pub memory: Arc<Permits>,
     /// For the service's probes that are asked now.

@@ -27,7 +27,8 @@ self.addEventListener('activate', () => self.registration.unregister());
 
 /// Whether a browser asks for a worker. We have none.
 pub(super) fn is_for_a_worker(session: &ServerSession) -> bool {
-    session.req_header().headers.contains_key("service-worker")
+    let header = session.req_header();
+    header.method == Method::GET && header.headers.contains_key("service-worker")
 }
 
 /// See [`WORKER`].

@@ -191,7 +191,7 @@ impl Admin {
     /// The token: `{"token": "..."}`.
     async fn log_in(&self, session: &mut ServerSession) -> Result<String, Refusal> {
         require_own_origin(&session.req_header().headers)?;
-        let bounds = Bounds { bytes: LOG_IN_BYTES, time: self.limits.get().body_time };
+        let bounds = Bounds { bytes: LOG_IN_BYTES, time: self.config.get().limits.body_time };
         let body = intake::read(session, bounds, &self.memory).await?;
         let body: Value = serde_json::from_slice(&body.bytes).map_err(|_| invalid("not JSON".to_owned()))?;
         let token = body["token"].as_str().ok_or_else(|| invalid("`token` must be a string".to_owned()))?;

@@ -92,19 +92,21 @@ fn open(operation: Value) -> Value {
     with_refusals(operation, any())
 }
 
+/// Of whatever wants a token.
+const EVERYBODYS: [Code; 7] = [
+    Code::BadHttp,
+    Code::MethodNotAllowed,
+    Code::RequestTimeout,
+    Code::HeadersTooLarge,
+    Code::Overloaded,
+    Code::CallerUnauthenticated,
+    Code::NotFound,
+];
+
 /// For whoever has a token, and with these refusals beside everybody's.
 fn guarded(mut operation: Value, more: &[(Code, u16)]) -> Value {
     operation["security"] = json!([{"token": []}, {"cookie": [], "proof": []}]);
-    let everybodys = [
-        Code::BadHttp,
-        Code::MethodNotAllowed,
-        Code::RequestTimeout,
-        Code::HeadersTooLarge,
-        Code::Overloaded,
-        Code::CallerUnauthenticated,
-        Code::NotFound,
-    ];
-    with_refusals(operation, refusals::responses(everybodys.map(own).into_iter().chain(more.iter().copied())))
+    with_refusals(operation, refusals::responses(EVERYBODYS.map(own).into_iter().chain(more.iter().copied())))
 }
 
 fn openapi() -> Value {
@@ -309,19 +311,7 @@ fn log_in() -> Value {
     let mut ok = response("Logged in", JSON, opened(json!({"proof": proof})), example);
     ok["headers"]["Set-Cookie"] =
         json!({"description": "The other half of the session", "required": true, "schema": {"type": "string"}});
-    let codes = [
-        Code::BadHttp,
-        Code::MethodNotAllowed,
-        Code::RequestTimeout,
-        Code::HeadersTooLarge,
-        Code::Overloaded,
-        Code::CallerUnauthenticated,
-        Code::CallerNotAllowed,
-        Code::NotFound,
-        Code::BodyTooLarge,
-        Code::UnsupportedMediaType,
-        Code::InvalidRequest,
-    ];
+    let more = [Code::CallerNotAllowed, Code::BodyTooLarge, Code::UnsupportedMediaType, Code::InvalidRequest];
     let operation = json!({
         "operationId": "logIn",
         "tags": ["status page"],
@@ -333,7 +323,7 @@ fn log_in() -> Value {
         }}},
         "responses": {"200": ok},
     });
-    with_refusals(operation, refusals::responses(codes.map(own)))
+    with_refusals(operation, refusals::responses(EVERYBODYS.map(own).into_iter().chain(more.map(own))))
 }
 
 fn log_out() -> Value {
