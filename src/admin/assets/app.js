@@ -273,7 +273,8 @@ addEventListener("keydown", (event) => {
     if (event.key === "/" && !isTyping && app.role !== null) {
         event.preventDefault();
         if (!current.search) {
-            location.hash = "#/executions";
+            // Without the event that setting the hash brings later: it would take away what is typed meanwhile.
+            history.pushState(null, "", "#/executions");
             route();
         }
         current.search();
