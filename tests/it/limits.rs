@@ -280,17 +280,17 @@ fn answers_take_memory_as_they_arrive_and_are_described_where_there_is_none() {
         let within = ask(&server, small, false, "within").must_be_executed(false);
         assert_eq!(within["result"], Value::String("x".repeat(small - 2)));
         // Where not even the share is left, nothing is dispatched.
+        let sent = service.seen().len() + 2;
         let more: Vec<_> = ["a", "b"]
             .map(|n| {
                 let server = &server;
                 scope.spawn(move || ask(server, small, true, n))
             })
             .into();
-        let before = service.seen().len() + more.len();
-        until("they were not sent", || service.seen().len() == before);
+        until("they were not sent", || service.seen().len() == sent);
         let full = ask(&server, small, false, "full");
         full.must_be(503, "overloaded", "Too many bodies");
-        assert_eq!(service.seen().len(), before, "nothing was sent");
+        assert_eq!(service.seen().len(), sent, "nothing was sent");
         for _ in 0..3 {
             go_on.send(()).unwrap();
         }
