@@ -13,7 +13,9 @@ use uuid::Uuid;
 
 use crate::support::{Approval, Client, Setup, approved};
 
+/// Kills that had answers before them; others do not count, of which a busy machine has many.
 const CYCLES: usize = 50;
+const MOST_CYCLES: usize = 10 * CYCLES;
 const CLIENTS: usize = 8;
 
 /// One request: two nonces compete for each approval.
@@ -53,7 +55,10 @@ fn nothing_is_lost_changed_or_doubled_by_kill_9() {
     let setup = Setup::clawshield();
     let seen = Mutex::new(Seen::default());
     let mut killed_under_load = 0;
-    for cycle in 0..CYCLES {
+    let mut cycle = 0;
+    while killed_under_load < CYCLES {
+        cycle += 1;
+        assert!(cycle <= MOST_CYCLES, "{killed_under_load} cycles had answers before the kill");
         let process = setup.spawn();
         let delay = 3 + Uuid::new_v4().as_u64_pair().0 % 77;
         let stop = AtomicBool::new(false);
@@ -82,7 +87,6 @@ fn nothing_is_lost_changed_or_doubled_by_kill_9() {
         }
     }
     let seen = seen.into_inner().unwrap();
-    assert!(killed_under_load > CYCLES * 3 / 4, "{killed_under_load} cycles had answers before the kill");
     // The file's own word, by a program that is not the server.
     let ledger = rusqlite::Connection::open(setup.ledger()).unwrap();
     let (rows, approvals): (i64, i64) = ledger
@@ -90,7 +94,7 @@ fn nothing_is_lost_changed_or_doubled_by_kill_9() {
         .unwrap();
     let executions = i64::try_from(seen.executions.len()).unwrap();
     assert_eq!((rows, approvals), (executions, executions));
-    println!("{CYCLES} kills, {} requests, {} approvals, {rows} executions", seen.sent.len(), approvals);
+    println!("{cycle} kills, {} requests, {} approvals, {rows} executions", seen.sent.len(), approvals);
 }
 
 /// Sends until the server dies. Clients come in pairs that want the same approvals under different nonces.
