@@ -11,8 +11,10 @@ use openexec_protocol::canonical::CanonicalText;
 use openexec_protocol::request::action_hash;
 use uuid::Uuid;
 
+use crate::load::Ids;
+
 /// Claims a second, with this many under way at once.
-pub(crate) fn rate(requests: usize, at_once: usize) -> f64 {
+pub(crate) fn rate(requests: usize, at_once: usize, ids: Ids) -> f64 {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let config = LedgerConfig::Sqlite(SqliteConfig {
         path: directory.path().join("alone.db"),
@@ -28,7 +30,8 @@ pub(crate) fn rate(requests: usize, at_once: usize) -> f64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let started = Instant::now();
-        let tasks: Vec<_> = (0..at_once).map(|_| tokio::spawn(claims(ledger.clone(), requests / at_once))).collect();
+        let tasks: Vec<_> =
+            (0..at_once).map(|_| tokio::spawn(claims(ledger.clone(), requests / at_once, ids))).collect();
         for task in tasks {
             task.await.unwrap();
         }
@@ -38,15 +41,15 @@ pub(crate) fn rate(requests: usize, at_once: usize) -> f64 {
     })
 }
 
-async fn claims(ledger: Arc<dyn Ledger>, count: usize) {
+async fn claims(ledger: Arc<dyn Ledger>, count: usize, ids: Ids) {
     for _ in 0..count {
         let new = NewExecution {
             id: Uuid::now_v7().to_string(),
             tenant: "tenant-001".into(),
-            nonce: Uuid::new_v4().to_string(),
+            nonce: ids.next(),
             action: "echo".to_owned(),
             action_hash: action_hash("echo", &CanonicalText::empty_object()),
-            approval_id: Some(Uuid::new_v4().to_string()),
+            approval_id: Some(ids.next()),
             issued_at: None,
             key_id: None,
             caller: None,

@@ -22,6 +22,7 @@ pub(crate) fn measure(rounds: usize, requests: usize) {
         ),
         Column::new("openexec, memory:", Server::forwarding("memory:", to)),
         Column::new("openexec, SQLite synced", Server::forwarding("sqlite", to)),
+        Column::new("  the same, random ids", Server::forwarding("sqlite", to)).random_ids(),
     ];
     table::run(&mut columns, rounds, requests);
     println!("\nthe forwarded action: each behind the same service, which takes its share of the cores\n");

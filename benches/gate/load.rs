@@ -17,6 +17,24 @@ use crate::process::Usage;
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 pub(crate) const TENANT: &str = "tenant-001";
 
+/// How nonces and approvals are named.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ids {
+    /// By time, as RFC 9562 has them for keys of databases (UUIDs of version 7).
+    Ordered,
+    /// Without any order (UUIDs of version 4).
+    Random,
+}
+
+impl Ids {
+    pub(crate) fn next(self) -> String {
+        match self {
+            Ids::Ordered => Uuid::now_v7().to_string(),
+            Ids::Random => Uuid::new_v4().to_string(),
+        }
+    }
+}
+
 /// Requests as bytes: every nonce and every approval is new.
 pub(crate) struct Load {
     requests: Vec<Vec<u8>>,
@@ -36,11 +54,11 @@ pub(crate) struct Measured {
 }
 
 impl Load {
-    pub(crate) fn mint(count: usize, body_bytes: usize) -> Self {
+    pub(crate) fn mint(count: usize, body_bytes: usize, ids: Ids) -> Self {
         let key = HmacKey::new(SECRET.as_bytes());
         // Within the allowed skew, and behind the fence of a server that started a moment ago.
         let issued_at = timestamp::print(Utc::now() + TimeDelta::seconds(29));
-        Load { requests: (0..count).map(|_| request(&key, &issued_at, body_bytes)).collect() }
+        Load { requests: (0..count).map(|_| request(&key, &issued_at, body_bytes, ids)).collect() }
     }
 
     pub(crate) fn run(self, address: &str, connections: usize) -> Measured {
@@ -89,8 +107,8 @@ impl Measured {
     }
 }
 
-fn request(key: &HmacKey, issued_at: &str, body_bytes: usize) -> Vec<u8> {
-    let nonce = Uuid::new_v4();
+fn request(key: &HmacKey, issued_at: &str, body_bytes: usize, ids: Ids) -> Vec<u8> {
+    let nonce = ids.next();
     let fixed = 395;
     let note = "pay the invoice of the month, as agreed; ".repeat(30);
     let payload = format!(
@@ -99,7 +117,7 @@ fn request(key: &HmacKey, issued_at: &str, body_bytes: usize) -> Vec<u8> {
     );
     let plain = format!(r#"{{"action":"echo","payload":{payload},"nonce":"{nonce}"}}"#);
     let parsed = Request::parse(plain.as_bytes(), Limits::default()).unwrap();
-    let approval_id = Uuid::new_v4().to_string();
+    let approval_id = ids.next();
     let terms = Terms { approval_id: &approval_id, tenant_id: TENANT, issued_at, kid: None };
     let artifact = approval::mint(key, parsed.action_hash(), &terms).unwrap().to_json();
     let body = format!(r#"{},"approval_artifact":{artifact}}}"#, &plain[..plain.len() - 1]);

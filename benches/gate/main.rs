@@ -23,6 +23,7 @@ mod upstream;
 
 use std::time::Duration;
 
+use load::Ids;
 use process::Server;
 use table::{Column, median};
 
@@ -69,12 +70,16 @@ fn gate(rounds: usize, requests: usize) {
         Column::new("openexec, memory:", Server::openexec("memory:", "info")),
         Column::new("  the same, log off", Server::openexec("memory:", "warn")),
         Column::new("openexec, SQLite synced", Server::openexec("sqlite", "info")),
+        Column::new("  the same, random ids", Server::openexec("sqlite", "info")).random_ids(),
     ];
     // The ledger's fence of a start in `memory:` must be behind the approvals.
     std::thread::sleep(Duration::from_secs(2));
     table::run(&mut columns, rounds, requests);
     table::report(&columns, 0, rounds, requests);
-    let alone = median((0..=rounds).map(|_| alone::rate(requests, CONNECTIONS)).collect());
-    let ratio = alone / columns[0].median(|m| m.rate);
-    println!("\nthe SQLite ledger alone, without HTTP or checks: {alone:.0} claims/s, a ratio of {ratio:.2}");
+    println!("\nthe SQLite ledger alone, without HTTP or checks");
+    for ids in [Ids::Ordered, Ids::Random] {
+        let alone = median((0..=rounds).map(|_| alone::rate(requests, CONNECTIONS, ids)).collect());
+        let ratio = alone / columns[0].median(|m| m.rate);
+        println!("ids {ids:?}: {alone:.0} claims/s, a ratio of {ratio:.2}");
+    }
 }

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::database::{PgBouncer, Postgres, Proxy};
-use crate::load::Load;
+use crate::load::{Ids, Load};
 use crate::process::Server;
 use crate::{CONNECTIONS, Column, table};
 
@@ -50,7 +50,7 @@ pub(crate) fn measure(rounds: usize, requests: usize) {
         ("forwarded", Server::forwarding(&proxy.url(), &upstream.address)),
     ] {
         let before = proxy.round_trips();
-        Load::mint(2_000, 1_024).run(&server.address, CONNECTIONS);
+        Load::mint(2_000, 1_024, Ids::Random).run(&server.address, CONNECTIONS);
         // The keeper's own, one each five seconds, are among them.
         println!("{name:<12}{:.3}", (proxy.round_trips() - before) as f64 / 2_000.0);
     }
@@ -70,8 +70,8 @@ pub(crate) fn growth(requests: usize) {
         }
         fill(&postgres, rows, target);
         rows = target;
-        let alone = Load::mint(requests / 10, 1_024).run(&server.address, 1);
-        let many = Load::mint(requests, 1_024).run(&server.address, CONNECTIONS);
+        let alone = Load::mint(requests / 10, 1_024, Ids::Random).run(&server.address, 1);
+        let many = Load::mint(requests, 1_024, Ids::Random).run(&server.address, CONNECTIONS);
         let size = postgres.sql("SELECT pg_total_relation_size('openexec_executions') / 1048576");
         let [a, b, c, d] = [alone.p50_ms, alone.p99_ms, many.p50_ms, many.p99_ms];
         println!("{target:>10} {a:>9.3} {b:>9.3} {c:>9.3} {d:>9.3} {size:>9}");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::load::Load;
+use crate::load::{Ids, Load};
 use crate::process::Server;
 use crate::table::median;
 
@@ -90,8 +90,8 @@ pub(crate) fn measure(rounds: usize, requests: usize) {
     let (mut calm, mut crowded, mut drips) = (Vec::new(), Vec::new(), 0);
     // The first round warms up.
     for round in 0..=rounds {
-        let alone = Load::mint(requests, 1_024).run(&server.address, 1);
-        let load = Load::mint(requests, 1_024);
+        let alone = Load::mint(requests, 1_024, Ids::Ordered).run(&server.address, 1);
+        let load = Load::mint(requests, 1_024, Ids::Ordered);
         let crowd = Crowd::gather(&server.address);
         let beside = load.run(&server.address, 1);
         drips = crowd.leave();

@@ -1,18 +1,24 @@
 //! Servers in turn, round after round, and what came of it.
 
 use crate::CONNECTIONS;
-use crate::load::{Load, Measured};
+use crate::load::{Ids, Load, Measured};
 use crate::process::Server;
 
 pub(crate) struct Column {
     name: &'static str,
     server: Server,
+    ids: Ids,
     rounds: Vec<Measured>,
 }
 
 impl Column {
     pub(crate) fn new(name: &'static str, server: Server) -> Self {
-        Column { name, server, rounds: Vec::new() }
+        Column { name, server, ids: Ids::Ordered, rounds: Vec::new() }
+    }
+
+    /// With requests whose names have no order.
+    pub(crate) fn random_ids(self) -> Self {
+        Column { ids: Ids::Random, ..self }
     }
 
     pub(crate) fn median(&self, figure: impl Fn(&Measured) -> f64) -> f64 {
@@ -29,7 +35,7 @@ pub(crate) fn run(columns: &mut [Column], rounds: usize, requests: usize) {
     for round in 0..=rounds {
         for column in &mut *columns {
             let before = column.server.usage();
-            let load = Load::mint(requests, 1_024);
+            let load = Load::mint(requests, 1_024, column.ids);
             let mut measured = load.run(&column.server.address, CONNECTIONS);
             measured.add_usage(&before, &column.server.usage());
             // The first round warms up: caches, pools, the file.

@@ -2,6 +2,7 @@
 //!
 //! It proves integrity, not origin: anyone can compute one.
 
+use memchr::memchr2;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -28,19 +29,17 @@ impl ResultText {
 impl From<&CanonicalText> for ResultText {
     fn from(canonical: &CanonicalText) -> Self {
         let text = canonical.as_str();
+        let bytes = text.as_bytes();
         let mut out = String::with_capacity(text.len() + text.len() / 8 + 8);
-        let mut in_string = false;
-        let mut escaped = false;
-        let mut copied = 0;
-        for (at, byte) in text.bytes().enumerate() {
+        let (mut at, mut copied) = (0, 0);
+        while let Some(byte) = bytes.get(at) {
+            at += 1;
             match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = !in_string,
-                b',' | b':' if !in_string => {
-                    out.push_str(&text[copied..=at]);
+                b'"' => at = end_of_string(bytes, at),
+                b',' | b':' => {
+                    out.push_str(&text[copied..at]);
                     out.push(' ');
-                    copied = at + 1;
+                    copied = at;
                 }
                 _ => {}
             }
@@ -48,6 +47,19 @@ impl From<&CanonicalText> for ResultText {
         out.push_str(&text[copied..]);
         ResultText(out)
     }
+}
+
+/// Where the string that begins before `at` is over. Most of a result is in its strings.
+fn end_of_string(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(found) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        at += found + 1;
+        if bytes[at - 1] == b'"' {
+            return at;
+        }
+        // What is escaped is never the end.
+        at += 1;
+    }
+    bytes.len()
 }
 
 /// Lower-case hex SHA-256 of `<id>:<result text>`.

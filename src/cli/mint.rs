@@ -25,7 +25,7 @@ pub(super) struct Mint {
     /// The tenant that the server acts for
     #[arg(long, env = env::TENANT_ID, value_name = "ID")]
     tenant: String,
-    /// The approval's own name [default: a random UUID]
+    /// The approval's own name [default: a new UUID]
     #[arg(long, value_name = "ID")]
     approval_id: Option<String>,
     /// When it is issued, as 2026-02-17T10:00:00Z [default: now]
@@ -62,7 +62,7 @@ impl Mint {
         let request = Request::parse(&body, Limits::default()).map_err(|e| e.to_string())?;
         let issued_at = self.issued_at.unwrap_or_else(|| timestamp::print(Utc::now()));
         let terms = Terms {
-            approval_id: &self.approval_id.unwrap_or_else(|| Uuid::new_v4().to_string()),
+            approval_id: &self.approval_id.unwrap_or_else(|| Uuid::now_v7().to_string()),
             tenant_id: &self.tenant,
             issued_at: &issued_at,
             kid: self.kid.as_deref(),

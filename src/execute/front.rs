@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -103,8 +104,11 @@ impl Front {
                 return self.refuse(session, refusal).await;
             }
         };
-        let executed = self.gate.execute(rules, body.bytes.clone(), caller, &mut trace);
-        let report = AssertUnwindSafe(executed).catch_unwind().await;
+        let report = {
+            // Pinned here: `catch_unwind` would move all of it, which is thousands of bytes, several times.
+            let executed = pin!(self.gate.execute(rules, body.bytes.clone(), caller, &mut trace));
+            AssertUnwindSafe(executed).catch_unwind().await
+        };
         let Ok(report) = report else {
             let id = Uuid::new_v4();
             tracing::error!(%id, "a request ended in a panic");

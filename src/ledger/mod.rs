@@ -422,8 +422,8 @@ impl Claim {
     }
 
     /// The execution with its outcome.
-    fn settled(&self, outcome: &Outcome) -> Arc<Execution> {
-        Arc::new(Execution { state: State::Settled(outcome.clone()), ..Execution::clone(&self.intent) })
+    fn settled(&self, outcome: Outcome) -> Arc<Execution> {
+        Arc::new(Execution { state: State::Settled(outcome), ..Execution::clone(&self.intent) })
     }
 
     /// For the ledgers alone: outside of them a claim is one of a kind.

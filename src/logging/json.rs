@@ -41,8 +41,13 @@ impl Fields<'_> {
     }
 
     fn field(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
-        let written = write!(self.writer, r#","{}":"#, field.name()).and_then(|()| value(&mut self.writer));
-        self.outcome = self.outcome.and(written);
+        self.outcome = self.outcome.and_then(|()| {
+            // In pieces: `write!` costs several times as much, and this is done ten times a line.
+            for piece in [",\"", field.name(), "\":"] {
+                self.writer.write_str(piece)?;
+            }
+            value(&mut self.writer)
+        });
     }
 }
 
@@ -72,7 +77,7 @@ impl Visit for Fields<'_> {
 fn string(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
     writer.write_char('"')?;
     let mut rest = text;
-    while let Some(at) = rest.find(|c: char| c < ' ' || c == '"' || c == '\\') {
+    while let Some(at) = rest.bytes().position(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
         writer.write_str(&rest[..at])?;
         let special = rest.as_bytes()[at];
         match special {

@@ -29,8 +29,14 @@ const LAST_WRITE: Duration = Duration::from_secs(1);
 /// Lines that are not written yet.
 static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 /// Held by whoever writes, so that lines stay in order.
-static OUTPUT: Mutex<Option<File>> = Mutex::new(None);
+static OUTPUT: Mutex<Output> = Mutex::new(Output { file: None, spare: Vec::new() });
 static FLUSHER: OnceLock<()> = OnceLock::new();
+
+struct Output {
+    file: Option<File>,
+    /// Changes places with [`LINES`], whose room would else grow anew each time, under its lock.
+    spare: Vec<u8>,
+}
 
 /// Starts logging. Lines are gathered, and written by a thread of their own. (`tracing-appender` wakes its thread for
 /// each line, which cost a tenth of all executions.)
@@ -51,7 +57,7 @@ pub fn start(environment: &impl Environment) {
         subscriber.event_format(JsonLines).try_init()
     };
     if started.is_ok() {
-        *OUTPUT.lock() = io::stderr().as_fd().try_clone_to_owned().ok().map(File::from);
+        OUTPUT.lock().file = io::stderr().as_fd().try_clone_to_owned().ok().map(File::from);
         FLUSHER.get_or_init(|| {
             // Without it nothing is logged before the end, which is no reason not to serve.
             let _ = std::thread::Builder::new().name("log".to_owned()).spawn(|| {
@@ -75,15 +81,16 @@ pub fn flush() {
 }
 
 fn write_gathered() {
-    let order = OUTPUT.lock();
-    let lines = std::mem::take(&mut *LINES.lock());
+    let Output { file, spare: lines } = &mut *OUTPUT.lock();
+    std::mem::swap(lines, &mut *LINES.lock());
     // Not through the standard library's handle: its lock would be held as long as nobody takes the lines, against
     // every other message of the process.
-    if let Some(output) = &*order
+    if let Some(file) = file
         && !lines.is_empty()
     {
-        let _ = (&*output).write_all(&lines);
+        let _ = file.write_all(lines);
     }
+    lines.clear();
 }
 
 struct Gathered;

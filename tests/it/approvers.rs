@@ -157,7 +157,7 @@ impl Key {
         assert_eq!(artifact, &expected.unwrap());
         let issued_at = timestamp::parse(&artifact.issued_at).unwrap();
         assert_eq!(timestamp::print(issued_at), artifact.issued_at, "microseconds and Z");
-        assert_eq!(uuid::Uuid::parse_str(&artifact.approval_id).unwrap().get_version_num(), 4, "random");
+        assert_eq!(uuid::Uuid::parse_str(&artifact.approval_id).unwrap().get_version_num(), 7, "ordered by time");
         artifact.clone()
     }
 }

@@ -26,6 +26,9 @@ fn what_is_minted_is_executed() {
     assert!(minted.status.success(), "{}", text(&minted.stderr));
     let answer = server.execute(&text(&minted.stdout));
     assert_eq!(answer.must_be_executed(false)["result"], json!({"sum": 3}));
+    let approved: Value = serde_json::from_slice(&minted.stdout).unwrap();
+    let approval_id = approved["approval_artifact"]["approval_id"].as_str().unwrap();
+    assert_eq!(uuid::Uuid::parse_str(approval_id).unwrap().get_version_num(), 7, "ordered by time");
     let artifact = run(
         &mut setup.command(&["mint", "-", "--artifact-only", "--approval-id", "a-1", "--tenant", "t-2"]),
         &request("echo", &json!({}), "n"),

@@ -103,8 +103,15 @@ def action_hash(action, payload):
     return hashlib.sha256(canonical({"action": action, "payload": payload}).encode()).hexdigest()
 
 
+def new_approval_id():
+    """A UUID that begins with the time (RFC 9562, version 7; from Python 3.14 on `uuid.uuid7()`): a ledger stores those
+    that follow each other side by side, which is faster than all over its index."""
+    milliseconds = f"{int(datetime.now(timezone.utc).timestamp() * 1000):012x}"
+    return f"{milliseconds[:8]}-{milliseconds[8:]}-7{str(uuid.uuid4())[15:]}"
+
+
 def signed_by_hmac(key, terms):
-    artifact = {**terms, "approval_id": str(uuid.uuid4()), "issued_at": time(datetime.now(timezone.utc)),
+    artifact = {**terms, "approval_id": new_approval_id(), "issued_at": time(datetime.now(timezone.utc)),
                 "issued_by": "clawshield"}
     text = ":".join(artifact[name] for name in ("approval_id", "action_hash", "tenant_id", "issued_at"))
     return {**artifact, "signature": hmac.new(key, text.encode(), hashlib.sha256).hexdigest()}
@@ -112,7 +119,7 @@ def signed_by_hmac(key, terms):
 
 def signed_by_ed25519(seed, terms, lifetime):
     now = datetime.now(timezone.utc)
-    artifact = {**terms, "approval_id": str(uuid.uuid4()), "issued_at": time(now), "expires_at": time(now + lifetime)}
+    artifact = {**terms, "approval_id": new_approval_id(), "issued_at": time(now), "expires_at": time(now + lifetime)}
     names = ("approval_id", "tenant_id", "action_hash", "issued_at", "expires_at")
     text = "".join(artifact[name] for name in names)
     return {**artifact, "signature": base64.b64encode(ed25519.sign(seed, text.encode())).decode()}

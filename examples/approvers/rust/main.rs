@@ -92,7 +92,7 @@ fn approve(arguments: &Arguments) -> Result<Result<String, &'static str>, Box<dy
 fn sign(key: &Key, request: &Request, arguments: &Arguments) -> Result<Artifact, approval::MintError> {
     let now = Utc::now();
     let terms = Terms {
-        approval_id: &Uuid::new_v4().to_string(),
+        approval_id: &Uuid::now_v7().to_string(),
         tenant_id: &arguments.tenant,
         issued_at: &timestamp::print(now),
         kid: arguments.kid.as_deref(),

@@ -50,7 +50,7 @@ async function main(): Promise<number> {
       process.stderr.write(`approver: not approved: ${reason}\n`);
       return 1;
     }
-    const artifact = signed({ ...terms, approval_id: randomUUID(), action_hash: actionHash(action, payload) });
+    const artifact = signed({ ...terms, approval_id: newApprovalId(), action_hash: actionHash(action, payload) });
     // Members that no approval covers are not passed on.
     const approved = { action, payload, nonce, approval_artifact: new Map(Object.entries(artifact)) };
     process.stdout.write(`${canonical(new Map<string, Json>(Object.entries(approved)))}\n`);
@@ -59,6 +59,13 @@ async function main(): Promise<number> {
     process.stderr.write(`approver: ${error instanceof Error ? error.message : error}\n`);
     return 2;
   }
+}
+
+/** A UUID that begins with the time (RFC 9562, version 7): a ledger stores those that follow each other side by side,
+ * which is faster than all over its index. */
+function newApprovalId(): string {
+  const milliseconds = Date.now().toString(16).padStart(12, "0");
+  return `${milliseconds.slice(0, 8)}-${milliseconds.slice(8)}-7${randomUUID().slice(15)}`;
 }
 
 function commandLine(): { terms: Artifact; signed: Signer } {

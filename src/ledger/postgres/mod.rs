@@ -130,7 +130,7 @@ impl Ledger for Postgres {
             }
         }
         self.shared.acks.lock().push(Ack { seq: claim.seq, token: claim.token, state: outcome.as_str() }, begun);
-        Ok(claim.settled(outcome))
+        Ok(claim.settled(outcome.clone()))
     }
 
     async fn resolve(&self, id: &str, outcome: &Outcome, by: &str) -> Result<Arc<Execution>, LedgerError> {

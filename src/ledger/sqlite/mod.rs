@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use self::checkpointer::Checkpointer;
 use self::keeper::Keeper;
+use self::row::NewRow;
 use self::writer::{Job, Progress, Writer};
 use super::{
     Claim, Claimed, DenialFilter, Denied, Done, Execution, Filter, Forgotten, Horizon, Ledger, LedgerError,
@@ -357,14 +358,19 @@ impl Ledger for Sqlite {
             return known.map(Claimed::Known).ok_or(LedgerError::Full);
         }
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job::Claim(Box::new(new), result, reply)).map_err(|_| LedgerError::Closed)?;
-        answer.await.map_err(|_| LedgerError::Closed)?
+        let row = Box::new(NewRow::new(new, result));
+        self.jobs.send(Job::Claim(row, reply)).map_err(|_| LedgerError::Closed)?;
+        let (_row, claimed) = answer.await.map_err(|_| LedgerError::Closed)?;
+        claimed
     }
 
     async fn record(&self, claim: &Claim, outcome: &Outcome) -> Result<Arc<Execution>, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job::Record(claim.again(), outcome.clone(), reply)).map_err(|_| LedgerError::Closed)?;
-        answer.await.map_err(|_| LedgerError::Closed)?
+        let settling = Box::new((claim.again(), outcome.clone()));
+        self.jobs.send(Job::Record(settling, reply)).map_err(|_| LedgerError::Closed)?;
+        let (settling, recorded) = answer.await.map_err(|_| LedgerError::Closed)?;
+        let (claim, outcome) = *settling;
+        recorded.map(|()| claim.settled(outcome))
     }
 
     async fn resolve(&self, id: &str, outcome: &Outcome, by: &str) -> Result<Arc<Execution>, LedgerError> {

@@ -1,12 +1,60 @@
 //! Between rows and types.
 
+use std::sync::Arc;
+
 use rusqlite::Row;
 use rusqlite::types::{Type, ValueRef};
 
 use chrono::{DateTime, Utc};
 use openexec_protocol::timestamp;
+use uuid::Uuid;
 
-use crate::ledger::{Denied, Dispatched, Done, Execution, Outcome, Record, RecoveryPolicy, State};
+use crate::ledger::{Denied, Dispatched, Done, Execution, NewExecution, Outcome, Record, RecoveryPolicy, State};
+
+/// A row to be inserted, made ready by whoever waits for it: the writer does nothing for a row that another can do.
+pub(super) struct NewRow {
+    pub(super) execution: Arc<Execution>,
+    pub(super) tenant: Arc<str>,
+    pub(super) nonce: String,
+    pub(super) approval_id: Option<String>,
+    pub(super) issued_at: Option<DateTime<Utc>>,
+    pub(super) caller: Option<Arc<str>>,
+    pub(super) dispatched: Option<Dispatched>,
+    pub(super) claimed_at: String,
+    /// Random, so that no claim of another process can be taken for ours.
+    pub(super) token: i64,
+}
+
+impl NewRow {
+    pub(super) fn new(new: NewExecution, result: Option<Done>) -> Self {
+        let execution = Execution {
+            id: new.id,
+            action: new.action,
+            action_hash: new.action_hash.as_str().to_owned(),
+            key_id: new.key_id,
+            state: result.map_or(State::Intent, |done| State::Settled(Outcome::Done(done))),
+        };
+        NewRow {
+            execution: Arc::new(execution),
+            tenant: new.tenant,
+            nonce: new.nonce,
+            approval_id: new.approval_id,
+            issued_at: new.issued_at,
+            caller: new.caller,
+            dispatched: new.dispatched,
+            claimed_at: timestamp::print(new.claimed_at),
+            token: Uuid::new_v4().as_u64_pair().0 as i64,
+        }
+    }
+
+    /// What it has to show already, if its action had no effects.
+    pub(super) fn done(&self) -> Option<&Done> {
+        match &self.execution.state {
+            State::Settled(Outcome::Done(done)) => Some(done),
+            _ => None,
+        }
+    }
+}
 
 /// Reads the first columns of every statement that returns executions.
 pub(super) fn execution(row: &Row<'_>) -> rusqlite::Result<Execution> {

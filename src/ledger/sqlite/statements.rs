@@ -6,14 +6,12 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use openexec_protocol::timestamp;
 use rusqlite::{Connection, OptionalExtension, Statement, ToSql, params};
-use uuid::Uuid;
 
 use super::retention::Old;
-use super::{row, schema, set_meta};
+use super::row::{self, NewRow};
+use super::{schema, set_meta};
 use crate::ledger::columns::Columns;
-use crate::ledger::{
-    Claim, Claimed, Denied, Done, Execution, Forgotten, Horizon, LedgerError, NewExecution, Outcome, State,
-};
+use crate::ledger::{Claim, Claimed, Denied, Execution, Forgotten, Horizon, LedgerError, Outcome};
 
 /// Denials that are forgotten for one that is remembered.
 const MOST_DENIALS_FORGOTTEN: usize = 64;
@@ -62,67 +60,55 @@ impl<'c> Statements<'c> {
 
     pub(super) fn claim(
         &mut self,
-        new: NewExecution,
-        result: Option<Done>,
+        row: &NewRow,
         fence: Option<DateTime<Utc>>,
         seq: &mut i64,
     ) -> rusqlite::Result<Result<Claimed, LedgerError>> {
-        if new.issued_at.zip(fence).is_some_and(|(issued_at, fence)| issued_at < fence) {
-            let known = self.look_up.query_row(params![&*new.tenant, new.nonce], row::execution).optional()?;
+        if row.issued_at.zip(fence).is_some_and(|(issued_at, fence)| issued_at < fence) {
+            let known = self.known(row)?;
             return Ok(Ok(known.map_or(Claimed::BehindFence, |known| Claimed::Known(Arc::new(known)))));
         }
-        // Random, so that no claim of another process can be taken for ours.
-        let token = Uuid::new_v4().as_u64_pair().0 as i64;
-        let claimed_at = timestamp::print(new.claimed_at);
-        let state = result.map_or(State::Intent, |done| State::Settled(Outcome::Done(done)));
-        let done = match &state {
-            State::Settled(Outcome::Done(done)) => Some(done),
-            _ => None,
-        };
-        let dispatched = new.dispatched.as_ref();
+        let (execution, done, dispatched) = (&row.execution, row.done(), row.dispatched.as_ref());
         let inserted = self.claim.execute(params![
-            new.id,
-            &*new.tenant,
-            new.nonce,
-            new.action,
-            new.action_hash.as_str(),
-            state.as_str(),
-            claimed_at,
-            done.map(|_| &claimed_at),
-            new.approval_id,
-            done.is_none().then_some(token),
+            execution.id,
+            &*row.tenant,
+            row.nonce,
+            execution.action,
+            execution.action_hash,
+            execution.state.as_str(),
+            row.claimed_at,
+            done.map(|_| &row.claimed_at),
+            row.approval_id,
+            done.is_none().then_some(row.token),
             dispatched.and_then(|dispatched| dispatched.payload.as_deref()),
             done.map(|done| &done.receipt),
             done.map(|done| &done.result),
             dispatched.map(|dispatched| &dispatched.route),
             dispatched.map(|dispatched| dispatched.policy.as_str()),
-            new.key_id,
-            new.caller.as_deref(),
+            execution.key_id,
+            row.caller.as_deref(),
         ])?;
         if inserted == 1 {
             *seq = self.connection.last_insert_rowid();
-            let action_hash = new.action_hash.as_str().to_owned();
-            let execution =
-                Arc::new(Execution { id: new.id, action: new.action, action_hash, key_id: new.key_id, state });
-            let claim = Claim::new(execution.clone(), *seq, token);
-            return Ok(Ok(Claimed::New(claim, execution)));
+            let claim = Claim::new(execution.clone(), *seq, row.token);
+            return Ok(Ok(Claimed::New(claim, execution.clone())));
         }
-        let known = self.look_up.query_row(params![&*new.tenant, new.nonce], row::execution).optional()?;
-        Ok(match known {
+        Ok(match self.known(row)? {
             Some(execution) => Ok(Claimed::Known(Arc::new(execution))),
-            None if new.approval_id.is_some() => Ok(Claimed::ApprovalUsed),
+            None if row.approval_id.is_some() => Ok(Claimed::ApprovalUsed),
             // The id is random; if it is taken all the same, the caller may try again with another.
             None => Err(LedgerError::Unavailable),
         })
     }
 
-    pub(super) fn record(
-        &mut self,
-        claim: &Claim,
-        outcome: &Outcome,
-    ) -> rusqlite::Result<Result<Arc<Execution>, LedgerError>> {
+    /// The execution that has the row's nonce already.
+    fn known(&mut self, row: &NewRow) -> rusqlite::Result<Option<Execution>> {
+        self.look_up.query_row(params![&*row.tenant, row.nonce], row::execution).optional()
+    }
+
+    pub(super) fn record(&mut self, claim: &Claim, outcome: &Outcome) -> rusqlite::Result<Result<(), LedgerError>> {
         let settled = settle(&mut self.settle, &claim.seq, &claim.token, outcome)?;
-        Ok(if settled { Ok(claim.settled(outcome)) } else { Err(LedgerError::NotOurs) })
+        Ok(if settled { Ok(()) } else { Err(LedgerError::NotOurs) })
     }
 
     pub(super) fn resolve(

@@ -15,19 +15,22 @@ use tokio::sync::oneshot;
 
 use super::checkpointer::{Checkpointer, checkpoint};
 use super::retention::Old;
+use super::row::NewRow;
 use super::statements::Statements;
-use crate::ledger::{
-    Claim, Claimed, Denied, Done, Execution, Forgotten, Horizon, LedgerError, NewExecution, OnFatal, Outcome,
-};
+use crate::ledger::{Claim, Claimed, Denied, Execution, Forgotten, Horizon, LedgerError, OnFatal, Outcome};
 use crate::metrics::Metrics;
 
 /// Jobs of one commit, at most.
 const MAX_BATCH: usize = 1_024;
 
+/// Tells what came of a job, and gives back what it was made of: memory is freed where it was taken, since the writer
+/// has more to do than those who wait for it.
+pub(super) type Reply<J, T> = oneshot::Sender<(Box<J>, Result<T, LedgerError>)>;
+
 /// Something to write, with whom to tell.
 pub(super) enum Job {
-    Claim(Box<NewExecution>, Option<Done>, oneshot::Sender<Result<Claimed, LedgerError>>),
-    Record(Claim, Outcome, oneshot::Sender<Result<Arc<Execution>, LedgerError>>),
+    Claim(Box<NewRow>, Reply<NewRow, Claimed>),
+    Record(Box<(Claim, Outcome)>, Reply<(Claim, Outcome), ()>),
     Resolve {
         id: String,
         outcome: Outcome,
@@ -88,8 +91,9 @@ const ROW_WAL_BYTES: usize = 16 << 10;
 
 /// Told after the commit, and only what the commit made true.
 enum Told {
-    Claim(oneshot::Sender<Result<Claimed, LedgerError>>, Result<Claimed, LedgerError>),
-    Record(oneshot::Sender<Result<Arc<Execution>, LedgerError>>, Result<Arc<Execution>, LedgerError>),
+    Claim(Reply<NewRow, Claimed>, Box<NewRow>, Result<Claimed, LedgerError>),
+    Record(Reply<(Claim, Outcome), ()>, Box<(Claim, Outcome)>, Result<(), LedgerError>),
+    Resolve(oneshot::Sender<Result<Arc<Execution>, LedgerError>>, Result<Arc<Execution>, LedgerError>),
     Forget(oneshot::Sender<Result<Forgotten, LedgerError>>, Result<Forgotten, LedgerError>),
 }
 
@@ -197,28 +201,26 @@ impl Writer {
         for job in batch.drain(..) {
             let dead = failure.is_some();
             let error = match job {
-                Job::Claim(new, result, reply) => {
-                    let outcome = if dead {
-                        Ok(Err(LedgerError::Unavailable))
-                    } else {
-                        statements.claim(*new, result, fence, &mut seq)
-                    };
+                Job::Claim(row, reply) => {
+                    let outcome =
+                        if dead { Ok(Err(LedgerError::Unavailable)) } else { statements.claim(&row, fence, &mut seq) };
                     let (outcome, error) = split(outcome);
-                    told.push(Told::Claim(reply, outcome));
+                    told.push(Told::Claim(reply, row, outcome));
                     error
                 }
-                Job::Record(claim, outcome, reply) => {
+                Job::Record(settling, reply) => {
+                    let (claim, outcome) = &*settling;
                     let outcome =
-                        if dead { Ok(Err(LedgerError::Unavailable)) } else { statements.record(&claim, &outcome) };
+                        if dead { Ok(Err(LedgerError::Unavailable)) } else { statements.record(claim, outcome) };
                     let (outcome, error) = split(outcome);
-                    told.push(Told::Record(reply, outcome));
+                    told.push(Told::Record(reply, settling, outcome));
                     error
                 }
                 Job::Resolve { id, outcome, by, reply } => {
                     let outcome =
                         if dead { Ok(Err(LedgerError::Unavailable)) } else { statements.resolve(&id, &outcome, &by) };
                     let (outcome, error) = split(outcome);
-                    told.push(Told::Record(reply, outcome));
+                    told.push(Told::Resolve(reply, outcome));
                     error
                 }
                 // Nobody waits for it.
@@ -262,8 +264,9 @@ impl Writer {
         }
         for told in told {
             match told {
-                Told::Claim(reply, outcome) => drop(reply.send(outcome)),
-                Told::Record(reply, outcome) => drop(reply.send(outcome)),
+                Told::Claim(reply, row, outcome) => drop(reply.send((row, outcome))),
+                Told::Record(reply, settling, outcome) => drop(reply.send((settling, outcome))),
+                Told::Resolve(reply, outcome) => drop(reply.send(outcome)),
                 Told::Forget(reply, outcome) => drop(reply.send(outcome)),
             }
         }
@@ -287,8 +290,9 @@ impl Writer {
         let reason = if full { LedgerError::Full } else { LedgerError::Unavailable };
         for told in told {
             match told {
-                Told::Claim(_, outcome) => *outcome = Err(reason),
-                Told::Record(_, outcome) => *outcome = Err(reason),
+                Told::Claim(_, _, outcome) => *outcome = Err(reason),
+                Told::Record(_, _, outcome) => *outcome = Err(reason),
+                Told::Resolve(_, outcome) => *outcome = Err(reason),
                 Told::Forget(_, outcome) => *outcome = Err(reason),
             }
         }
@@ -299,14 +303,17 @@ fn wal_bytes(job: &Job) -> usize {
     if let Job::Forget { old, .. } = job {
         return ROW_WAL_BYTES * (old.results.len() + old.executions.len());
     }
-    let texts = match job {
-        Job::Claim(new, result, _) => {
-            let payload = new.dispatched.as_ref().and_then(|dispatched| dispatched.payload.as_ref());
-            payload.map_or(0, String::len) + result.as_ref().map_or(0, |done| done.result.len())
+    let outcome = match job {
+        Job::Claim(row, _) => {
+            let payload = row.dispatched.as_ref().and_then(|dispatched| dispatched.payload.as_ref());
+            let texts = payload.map_or(0, String::len) + row.done().map_or(0, |done| done.result.len());
+            return ROW_WAL_BYTES + texts;
         }
-        Job::Record(_, Outcome::Done(done), _) | Job::Resolve { outcome: Outcome::Done(done), .. } => done.result.len(),
-        Job::Record(..) | Job::Resolve { .. } | Job::Deny(..) | Job::Forget { .. } | Job::Close(_) => 0,
+        Job::Record(settling, _) => &settling.1,
+        Job::Resolve { outcome, .. } => outcome,
+        Job::Deny(..) | Job::Forget { .. } | Job::Close(_) => return ROW_WAL_BYTES,
     };
+    let texts = if let Outcome::Done(done) = outcome { done.result.len() } else { 0 };
     ROW_WAL_BYTES + texts
 }
 
