@@ -81,7 +81,12 @@ fn an_idempotent_service_is_asked_again_with_the_same_key() {
         assert_eq!(again.header("idempotency-key"), seen[0].header("idempotency-key"));
     }
     assert_eq!(server.metric(r#"openexec_recoveries_total{result="ask_again"}"#), 1.0);
-    assert_eq!(server.metric(r#"openexec_recoveries_total{result="settled"}"#), 1.0);
+    // The client may hear of it before it is counted.
+    let deadline = Instant::now() + PATIENCE;
+    while server.metric(r#"openexec_recoveries_total{result="settled"}"#) != 1.0 {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let id = verdict.json()["id"].as_str().unwrap().to_owned();
     let shown = admin(server.admin, "GET", &format!("/executions/{id}"), READ_TOKEN, "").json();
     assert_eq!((&shown["state"], &shown["settled_by"]), (&json!("DONE"), &json!("recovery: idempotent")));
