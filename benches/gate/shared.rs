@@ -26,9 +26,9 @@ pub(crate) fn measure(rounds: usize, requests: usize) {
         format!("{}/{name}", pooler.url().rsplit_once('/').unwrap().0)
     };
     let mut columns = vec![
-        Column::new("openexec, SQLite synced", Server::openexec("sqlite", "info")),
-        Column::new("openexec, PostgreSQL", Server::openexec(&postgres.new_database(), "info")),
-        Column::new("  through PgBouncer", Server::openexec(&through(&postgres.new_database()), "info")),
+        Column::new("openexec, SQLite synced", Server::openexec("sqlite", "info")).random_ids(),
+        Column::new("openexec, PostgreSQL", Server::openexec(&postgres.new_database(), "info")).random_ids(),
+        Column::new("  through PgBouncer", Server::openexec(&through(&postgres.new_database()), "info")).random_ids(),
     ];
     table::run(&mut columns, rounds, requests);
     println!("\na built-in action, the ledger on this machine\n");
@@ -36,8 +36,9 @@ pub(crate) fn measure(rounds: usize, requests: usize) {
     drop(columns);
     let upstream = Server::role("upstream", &[]);
     let mut columns = vec![
-        Column::new("openexec, SQLite synced", Server::forwarding("sqlite", &upstream.address)),
-        Column::new("openexec, PostgreSQL", Server::forwarding(&postgres.new_database(), &upstream.address)),
+        Column::new("openexec, SQLite synced", Server::forwarding("sqlite", &upstream.address)).random_ids(),
+        Column::new("openexec, PostgreSQL", Server::forwarding(&postgres.new_database(), &upstream.address))
+            .random_ids(),
     ];
     table::run(&mut columns, rounds, requests);
     println!("\nthe forwarded action\n");
