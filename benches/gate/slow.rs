@@ -90,8 +90,8 @@ pub(crate) fn measure(rounds: usize, requests: usize) {
     let (mut calm, mut crowded, mut drips) = (Vec::new(), Vec::new(), 0);
     // The first round warms up.
     for round in 0..=rounds {
-        let alone = Load::mint(requests, 1_024, Ids::Ordered).run(&server.address, 1);
-        let load = Load::mint(requests, 1_024, Ids::Ordered);
+        let alone = Load::mint(requests, 1_024, Ids::Random).run(&server.address, 1);
+        let load = Load::mint(requests, 1_024, Ids::Random);
         let crowd = Crowd::gather(&server.address);
         let beside = load.run(&server.address, 1);
         drips = crowd.leave();

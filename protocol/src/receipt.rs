@@ -82,9 +82,9 @@ mod tests {
 
     #[test]
     fn a_text_is_the_same_however_it_is_taken() {
-        let result = CanonicalText::parse(br#"{"a,b":[1,"x:\\",{}]}"#, Default::default()).unwrap();
+        let result = CanonicalText::parse(br#"{"a,b":[1,"x:\\","\",:",{}]}"#, Default::default()).unwrap();
         let result = ResultText::from(&result);
-        assert_eq!(result.as_str(), r#"{"a,b": [1, "x:\\", {}]}"#);
+        assert_eq!(result.as_str(), r#"{"a,b": [1, "x:\\", "\",:", {}]}"#);
         assert_eq!(result.clone().into_string(), result.as_str());
     }
 }
