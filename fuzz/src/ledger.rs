@@ -387,7 +387,7 @@ impl Run {
         assert_eq!(found.settled_at.is_some(), row.execution.state != State::Intent);
         row.settled_at = row.settled_at.or(found.settled_at);
         assert_eq!(&found, row);
-        if let Some(cached) = self.ledger.cached(&row.tenant.as_str().into(), &row.nonce) {
+        if let Some(cached) = self.ledger.cached(&row.tenant, &row.nonce) {
             assert_eq!((cached.state.as_str(), &*cached), ("DONE", &row.execution));
         }
         let looked_up = self.ledger.look_up(&row.tenant, &row.nonce).await.unwrap();

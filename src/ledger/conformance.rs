@@ -65,7 +65,7 @@ async fn on_each<F: Future>(check: impl Fn(Arc<dyn Ledger>) -> F) {
     }
 }
 
-fn new(id: &str, tenant: &str, nonce: &str, approval: Option<&str>) -> NewExecution {
+pub(super) fn new(id: &str, tenant: &str, nonce: &str, approval: Option<&str>) -> NewExecution {
     NewExecution {
         id: id.to_owned(),
         tenant: tenant.into(),
@@ -307,6 +307,8 @@ async fn old_results_are_forgotten_and_nothing_else() {
         ledger.record(&lost, &Outcome::Unknown).await.unwrap();
         claimed(ledger.claim(old("running", None), None).await);
         let (_, young) = claimed(ledger.claim(new("young", "t", "young", None), Some(done("r"))).await);
+        // Asked for, so that a cache has it, too.
+        assert!(ledger.look_up("t", "done").await.unwrap().is_some());
         let forgotten = ledger.retain(&older_than_a_minute(false)).await.unwrap();
         let nonces = vec![("t".to_owned(), "done".to_owned())];
         assert_eq!(forgotten, Forgotten { results: 1, nonces, ..Forgotten::default() });
@@ -340,6 +342,8 @@ async fn old_executions_are_forgotten_behind_a_fence() {
     claimed(ledger.claim(old("running", None), None).await);
     let (_, newest) = claimed(ledger.claim(old("3", None), Some(done("r"))).await);
     let horizon = Horizon { results: None, ..older_than_a_minute(true) };
+    // Asked for, so that the cache has it, too.
+    assert!(ledger.look_up("t", "1").await.unwrap().is_some());
     let forgotten = ledger.retain(&horizon).await.unwrap();
     assert_eq!((forgotten.results, forgotten.executions, forgotten.more), (0, 2, false));
     assert_eq!(ledger.retain(&horizon).await.unwrap(), Forgotten::default());

@@ -93,7 +93,7 @@ pub trait Ledger: Send + Sync {
     async fn count_unknown(&self) -> Result<usize, LedgerError>;
 
     /// The finished execution of this nonce, if that can be told without asking the disk.
-    fn cached(&self, _tenant: &Arc<str>, _nonce: &str) -> Option<Arc<Execution>> {
+    fn cached(&self, _tenant: &str, _nonce: &str) -> Option<Arc<Execution>> {
         None
     }
 

@@ -30,10 +30,14 @@ impl Permits {
 
     /// This many, if as many are left.
     pub fn take_many(self: &Arc<Self>, amount: usize) -> Option<Permit> {
+        self.count(amount).then(|| Permit { permits: self.clone(), amount: AtomicUsize::new(amount) })
+    }
+
+    /// Whether as many were left; they are taken then.
+    fn count(&self, amount: usize) -> bool {
         let max = self.max.load(Ordering::Relaxed);
         let fits = |taken: usize| taken.checked_add(amount).filter(|&sum| sum <= max);
-        self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
-        Some(Permit { permits: self.clone(), amount: AtomicUsize::new(amount) })
+        self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_ok()
     }
 
     /// From now on `max` at once. What is taken stays taken.
@@ -55,9 +59,11 @@ impl Permits {
 impl Permit {
     /// This many more, if as many are left.
     pub fn grow(&self, amount: usize) -> bool {
-        let Some(mut more) = self.permits.take_many(amount) else { return false };
-        self.amount.fetch_add(std::mem::take(more.amount.get_mut()), Ordering::AcqRel);
-        true
+        let grows = self.permits.count(amount);
+        if grows {
+            self.amount.fetch_add(amount, Ordering::AcqRel);
+        }
+        grows
     }
 
     /// As many more as make this many of it, if as many are left.

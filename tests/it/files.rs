@@ -237,10 +237,16 @@ fn a_full_disk_refuses_and_heals() {
     full.must_be(503, "ledger_unavailable", "nothing was executed");
     let readyz = || Client::connect(process.admin).get("/readyz");
     assert_eq!((readyz().status, readyz().text()), (503, "ledger_full\n".to_owned()));
-    // What is stored is still answered.
-    for (nonce, response) in stored.iter().enumerate() {
-        assert_eq!(execute(&nonce.to_string()).body, response.body);
-    }
+    // What is stored is still answered, in the company of what cannot be, too.
+    std::thread::scope(|scope| {
+        let execute = &execute;
+        for (nonce, response) in stored.iter().enumerate() {
+            scope.spawn(move || {
+                execute(&format!("new-{nonce}")).must_be(503, "ledger_unavailable", "nothing was executed")
+            });
+            scope.spawn(move || assert_eq!(execute(&nonce.to_string()).body, response.body));
+        }
+    });
     // Room again: it notices by itself.
     let filler = format!("/proc/{}/root{directory}/filler", process.child.id());
     std::fs::remove_file(Path::new(&filler)).unwrap();

@@ -360,8 +360,14 @@ impl Ledger for Sqlite {
         let (reply, answer) = oneshot::channel();
         let row = Box::new(NewRow::new(new, result));
         self.jobs.send(Job::Claim(row, reply)).map_err(|_| LedgerError::Closed)?;
-        let (_row, claimed) = answer.await.map_err(|_| LedgerError::Closed)?;
-        claimed
+        let (row, claimed) = answer.await.map_err(|_| LedgerError::Closed)?;
+        match claimed {
+            // What was stored before is there, whatever became of the commit that it was asked for in.
+            Err(error @ (LedgerError::Full | LedgerError::Unavailable)) => {
+                self.look_up(&row.tenant, &row.nonce).await?.map(Claimed::Known).ok_or(error)
+            }
+            claimed => claimed,
+        }
     }
 
     async fn record(&self, claim: &Claim, outcome: &Outcome) -> Result<Arc<Execution>, LedgerError> {

@@ -197,6 +197,7 @@ impl Writer {
         let (mut seq, mut denials) = (0, 0);
         // Raised before what it covers is forgotten, so it is of this transaction, too.
         let fence = *self.progress.fence.lock();
+        let before = self.connection.total_changes();
         let mut failure = statements.begin.execute([]).and_then(|_| first(statements)).err();
         for job in batch.drain(..) {
             let dead = failure.is_some();
@@ -257,7 +258,8 @@ impl Writer {
         if let Some(error) = failure {
             self.fail(&error, statements, &mut told);
             self.metrics.denials_dropped(denials);
-        } else {
+        } else if self.connection.total_changes() != before {
+            // A commit of nothing, as of nonces that were known all, shows nothing of the disk.
             self.progress.last_commit.store(GOOD, Ordering::Relaxed);
             self.progress.last_seq.fetch_max(seq, Ordering::Release);
             self.metrics.ledger_committed(size, started.elapsed());
