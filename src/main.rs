@@ -4,8 +4,8 @@
 
 use std::process::ExitCode;
 
-/// Results are made by one thread and freed by another, which costs the system's allocator a tenth of all executions. Its
-/// version 2: the crate's version 3 is 3.3.2, which can crash where threads begin (microsoft/mimalloc#1287).
+/// Results are made by one thread and freed by another, which costs the system's allocator a tenth of all executions.
+/// Version 2 of mimalloc: the crate's version 3 is 3.3.2, which can crash where threads begin (microsoft/mimalloc#1287).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

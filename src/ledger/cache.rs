@@ -1,8 +1,8 @@
 //! Finished answers, so that a retry does not ask the disk. Bounded in bytes; truth stays in the ledger.
 //!
-//! What a service answered is kept at once: its retry would take a connection to the service before the ledger is asked.
-//! What had no effects is kept when it is asked for again, which hardly any is: keeping all of it costs each execution
-//! several microseconds, for a retry that is one claim in vain.
+//! What a service answered is kept at once: its retry would take a connection to the service before the ledger is
+//! asked. What had no effects is kept when it is asked for again, which hardly any is: keeping all of it costs each
+//! execution several microseconds, for a retry that is one claim in vain.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct Cached<L> {
 struct Finished {
     max_bytes: usize,
     bytes: usize,
-    /// By a hash of tenant and nonce, which nobody outside can aim at: of two with the same one is here.
+    /// By a hash of tenant and nonce, which nobody outside can aim at: of two with the same hash, one is here.
     entries: LruCache<u64, Kept>,
     hasher: RandomState,
     /// For how long what others may have forgotten is given.

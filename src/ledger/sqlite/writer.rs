@@ -259,7 +259,7 @@ impl Writer {
             self.fail(&error, statements, &mut told);
             self.metrics.denials_dropped(denials);
         } else if self.connection.total_changes() != before {
-            // A commit of nothing, as of nonces that were known all, shows nothing of the disk.
+            // A commit of nothing, as of nonces that were all known, shows nothing about the disk.
             self.progress.last_commit.store(GOOD, Ordering::Relaxed);
             self.progress.last_seq.fetch_max(seq, Ordering::Release);
             self.metrics.ledger_committed(size, started.elapsed());
