@@ -244,7 +244,7 @@ fn a_full_disk_refuses_and_heals() {
             scope.spawn(move || {
                 execute(&format!("new-{nonce}")).must_be(503, "ledger_unavailable", "nothing was executed")
             });
-            scope.spawn(move || assert_eq!(execute(&nonce.to_string()).body, response.body));
+            scope.spawn(move || assert!(execute(&nonce.to_string()).body == response.body));
         }
     });
     // Room again: it notices by itself.
