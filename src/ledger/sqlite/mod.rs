@@ -27,7 +27,7 @@ use uuid::Uuid;
 use self::checkpointer::Checkpointer;
 use self::keeper::Keeper;
 use self::row::NewRow;
-use self::writer::{Job, Progress, Writer};
+use self::writer::{Job, Progress, Reply, Writer};
 use super::{
     Claim, Claimed, DenialFilter, Denied, Done, Execution, Filter, Forgotten, Horizon, Ledger, LedgerError,
     NewExecution, OnFatal, Outcome, Record, Recoverable, fence,
@@ -357,7 +357,7 @@ impl Ledger for Sqlite {
             let known = self.look_up(&new.tenant, &new.nonce).await?;
             return known.map(Claimed::Known).ok_or(LedgerError::Full);
         }
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Reply::channel();
         let row = Box::new(NewRow::new(new, result));
         self.jobs.send(Job::Claim(row, reply)).map_err(|_| LedgerError::Closed)?;
         let (row, claimed) = answer.await.map_err(|_| LedgerError::Closed)?;
@@ -371,7 +371,7 @@ impl Ledger for Sqlite {
     }
 
     async fn record(&self, claim: &Claim, outcome: &Outcome) -> Result<Arc<Execution>, LedgerError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Reply::channel();
         let settling = Box::new((claim.again(), outcome.clone()));
         self.jobs.send(Job::Record(settling, reply)).map_err(|_| LedgerError::Closed)?;
         let (settling, recorded) = answer.await.map_err(|_| LedgerError::Closed)?;
@@ -380,7 +380,7 @@ impl Ledger for Sqlite {
     }
 
     async fn resolve(&self, id: &str, outcome: &Outcome, by: &str) -> Result<Arc<Execution>, LedgerError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Reply::channel();
         let job = Job::Resolve { id: id.to_owned(), outcome: outcome.clone(), by: by.to_owned(), reply };
         self.jobs.send(job).map_err(|_| LedgerError::Closed)?;
         answer.await.map_err(|_| LedgerError::Closed)?
@@ -417,7 +417,7 @@ impl Ledger for Sqlite {
             *own = (*own).max(fence);
             fence.and(*own)
         };
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Reply::channel();
         self.jobs.send(Job::Forget { old, horizon, fence, reply }).map_err(|_| LedgerError::Closed)?;
         answer.await.map_err(|_| LedgerError::Closed)?
     }

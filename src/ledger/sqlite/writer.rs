@@ -11,6 +11,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::checkpointer::{Checkpointer, checkpoint};
@@ -23,19 +24,33 @@ use crate::metrics::Metrics;
 /// Jobs of one commit, at most.
 const MAX_BATCH: usize = 1_024;
 
-/// Tells what came of a job, and gives back what it was made of: memory is freed where it was taken, since the writer
-/// has more to do than those who wait for it.
-pub(super) type Reply<J, T> = oneshot::Sender<(Box<J>, Result<T, LedgerError>)>;
+/// Tells whoever waits for a job what came of it.
+pub(super) struct Reply<T> {
+    runtime: Handle,
+    sender: oneshot::Sender<T>,
+}
+
+impl<T> Reply<T> {
+    /// For a task of this runtime.
+    pub(super) fn channel() -> (Self, oneshot::Receiver<T>) {
+        let (sender, receiver) = oneshot::channel();
+        (Reply { runtime: Handle::current(), sender }, receiver)
+    }
+}
+
+/// What came of a job, and what it was made of: memory is freed where it was taken, since the writer has more to do than
+/// those who wait for it.
+pub(super) type Back<J, T> = (Box<J>, Result<T, LedgerError>);
 
 /// Something to write, with whom to tell.
 pub(super) enum Job {
-    Claim(Box<NewRow>, Reply<NewRow, Claimed>),
-    Record(Box<(Claim, Outcome)>, Reply<(Claim, Outcome), ()>),
+    Claim(Box<NewRow>, Reply<Back<NewRow, Claimed>>),
+    Record(Box<(Claim, Outcome)>, Reply<Back<(Claim, Outcome), ()>>),
     Resolve {
         id: String,
         outcome: Outcome,
         by: String,
-        reply: oneshot::Sender<Result<Arc<Execution>, LedgerError>>,
+        reply: Reply<Result<Arc<Execution>, LedgerError>>,
     },
     Deny(Box<Denied>, usize),
     Forget {
@@ -43,7 +58,7 @@ pub(super) enum Job {
         horizon: Horizon,
         /// Raised to this first.
         fence: Option<DateTime<Utc>>,
-        reply: oneshot::Sender<Result<Forgotten, LedgerError>>,
+        reply: Reply<Result<Forgotten, LedgerError>>,
     },
     Close(oneshot::Sender<()>),
 }
@@ -91,10 +106,45 @@ const ROW_WAL_BYTES: usize = 16 << 10;
 
 /// Told after the commit, and only what the commit made true.
 enum Told {
-    Claim(Reply<NewRow, Claimed>, Box<NewRow>, Result<Claimed, LedgerError>),
-    Record(Reply<(Claim, Outcome), ()>, Box<(Claim, Outcome)>, Result<(), LedgerError>),
-    Resolve(oneshot::Sender<Result<Arc<Execution>, LedgerError>>, Result<Arc<Execution>, LedgerError>),
-    Forget(oneshot::Sender<Result<Forgotten, LedgerError>>, Result<Forgotten, LedgerError>),
+    Claim(Reply<Back<NewRow, Claimed>>, Box<NewRow>, Result<Claimed, LedgerError>),
+    Record(Reply<Back<(Claim, Outcome), ()>>, Box<(Claim, Outcome)>, Result<(), LedgerError>),
+    Resolve(Reply<Result<Arc<Execution>, LedgerError>>, Result<Arc<Execution>, LedgerError>),
+    Forget(Reply<Result<Forgotten, LedgerError>>, Result<Forgotten, LedgerError>),
+}
+
+impl Told {
+    fn runtime(&self) -> &Handle {
+        match self {
+            Told::Claim(Reply { runtime, .. }, ..) => runtime,
+            Told::Record(Reply { runtime, .. }, ..) => runtime,
+            Told::Resolve(Reply { runtime, .. }, ..) => runtime,
+            Told::Forget(Reply { runtime, .. }, ..) => runtime,
+        }
+    }
+
+    /// It is no matter whether anybody waits still.
+    fn tell(self) {
+        match self {
+            Told::Claim(reply, row, outcome) => drop(reply.sender.send((row, outcome))),
+            Told::Record(reply, settling, outcome) => drop(reply.sender.send((settling, outcome))),
+            Told::Resolve(reply, outcome) => drop(reply.sender.send(outcome)),
+            Told::Forget(reply, outcome) => drop(reply.sender.send(outcome)),
+        }
+    }
+
+    /// Wakes each runtime once: from here every single task of theirs would be a system call.
+    fn tell_all(all: Vec<Told>) {
+        let mut of_runtimes: Vec<(Handle, Vec<Told>)> = Vec::new();
+        for told in all {
+            match of_runtimes.iter_mut().find(|(runtime, _)| runtime.id() == told.runtime().id()) {
+                Some((_, those)) => those.push(told),
+                None => of_runtimes.push((told.runtime().clone(), vec![told])),
+            }
+        }
+        for (runtime, those) in of_runtimes {
+            runtime.spawn(async move { those.into_iter().for_each(Told::tell) });
+        }
+    }
 }
 
 pub(super) struct Writer {
@@ -264,14 +314,7 @@ impl Writer {
             self.progress.last_seq.fetch_max(seq, Ordering::Release);
             self.metrics.ledger_committed(size, started.elapsed());
         }
-        for told in told {
-            match told {
-                Told::Claim(reply, row, outcome) => drop(reply.send((row, outcome))),
-                Told::Record(reply, settling, outcome) => drop(reply.send((settling, outcome))),
-                Told::Resolve(reply, outcome) => drop(reply.send(outcome)),
-                Told::Forget(reply, outcome) => drop(reply.send(outcome)),
-            }
-        }
+        Told::tell_all(told);
     }
 
     /// Nothing of this batch was stored: everyone is told so.
