@@ -13,10 +13,12 @@ use chrono::Utc;
 use futures_util::FutureExt;
 use futures_util::future::FusedFuture;
 use rustls::ServerConfig;
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::{Admin, PROBES_AT_ONCE, SEARCHES_AT_ONCE, Sessions, WAITING_AT_ONCE};
+use crate::beside;
 use crate::clock::Clock;
 use crate::config::action::ActionConfig;
 use crate::config::listener::Place;
@@ -29,8 +31,10 @@ use crate::execute::front::Front;
 use crate::execute::{Gate, Rules};
 use crate::ledger;
 use crate::listen::Permits;
+use crate::listen::client::Listener;
 use crate::listen::serve::{Shared, serve};
 use crate::listen::socket::{Mark, Socket};
+use crate::listen::threads::Threads;
 use crate::metrics::{Bounded, Metrics};
 use crate::registry::{Handler, Registry};
 use crate::shutdown::Phase;
@@ -44,9 +48,11 @@ const ADMIN_CONNECTIONS: usize = 128;
 const ADMIN_BUFFERED_BYTES: usize = 16 << 20;
 /// Files, libraries, the ledger.
 const RESERVED_DESCRIPTORS: usize = 64;
+/// How each thread that serves is woken, and hears of its sockets.
+const DESCRIPTORS_OF_A_THREAD: usize = 4;
 /// For what runs, when there is no more time.
 const HURRY: Duration = Duration::from_secs(1);
-/// Connections that Pingora has accepted have a task by then, and are counted.
+/// Requests that had come on connections from before are being answered by then, and are counted.
 const SETTLE: Duration = Duration::from_millis(100);
 /// How often the end of what runs is looked for.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
@@ -87,6 +93,9 @@ pub enum StartError {
     /// A process that runs does not give its sockets.
     #[error(transparent)]
     NotTaken(#[from] NotTaken),
+    /// The system gives none.
+    #[error("the threads that serve cannot be started: {0}")]
+    Threads(io::Error),
 }
 
 impl StartError {
@@ -94,6 +103,7 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             StartError::Bind(..) | StartError::NotTaken(_) => 69,
+            StartError::Threads(_) => 71,
             StartError::TooMany(_) => 78,
             StartError::AccidentalDemo => 78,
             StartError::Ledger(error) => error.exit_code(),
@@ -128,6 +138,8 @@ pub struct Running {
     phase: Arc<Phase>,
     close_listeners: watch::Sender<bool>,
     services: Vec<JoinHandle<()>>,
+    /// Clients' connections are served there.
+    threads: Arc<Threads>,
     /// Recovery, retention, and the look for ways past the gate.
     looking_after: [JoinHandle<()>; 3],
     /// Of traces, if anybody asked for them.
@@ -180,6 +192,13 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     }
     // Before the old one is told: whatever can fail here must not end it.
     let offer = offer(&config, sockets.iter().chain([&admin_socket]))?;
+    let listen: Vec<_> = sockets.iter().map(|socket| socket.place.clone()).collect();
+    let files = listen.iter().filter_map(Mark::of).collect();
+    let admin_listen = admin_socket.place.clone();
+    let listeners = sockets.into_iter().map(listen_on).collect::<Result<Vec<_>, _>>()?;
+    let admin_listener = listen_on(admin_socket)?;
+    let threads = Arc::new(Threads::start(serving_threads()).map_err(StartError::Threads)?);
+    beside::start(Handle::current().metrics().num_workers()).map_err(StartError::Threads)?;
     if taken.is_some_and(|taken| taken.go().is_err()) {
         tracing::warn!("the process that gave its sockets has ended already");
     }
@@ -224,15 +243,12 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         serving: serving.clone(),
         metrics: metrics.clone(),
     };
-    let listen: Vec<_> = sockets.iter().map(|socket| socket.place.clone()).collect();
-    let files = listen.iter().filter_map(Mark::of).collect();
-    let admin_listen = admin_socket.place.clone();
     let admin_shared = shared(Permits::new(ADMIN_CONNECTIONS), None, None);
-    let mut services = vec![serve("admin", admin_socket, admin, admin_shared, &close_listeners)];
-    for (socket, tls) in sockets.into_iter().zip(&replaceable.tls) {
+    let mut services = vec![serve(admin_listener, admin, admin_shared, None, &close_listeners)];
+    for (listener, tls) in listeners.into_iter().zip(&replaceable.tls) {
         let front = Front::new(gate.clone());
         let shared = shared(replaceable.connections.clone(), tls.clone(), Some(gate.bypass().clone()));
-        services.push(serve("main", socket, front, shared, &close_listeners));
+        services.push(serve(listener, front, shared, Some(threads.clone()), &close_listeners));
     }
     metrics.configured(true, false);
     metrics.certificates(&config.certificates);
@@ -260,6 +276,7 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         phase,
         close_listeners,
         services,
+        threads,
         serving,
         ledger_failed: Some(ledger_failed),
         shutdown: config.shutdown,
@@ -316,6 +333,17 @@ fn bind(place: &Place, taken: &mut Option<Taken>) -> Result<Socket, StartError> 
     socket.map_err(|error| StartError::Bind(place.clone(), error))
 }
 
+fn listen_on(socket: Socket) -> Result<Listener, StartError> {
+    let place = socket.place.clone();
+    Listener::new(socket).map_err(|error| StartError::Bind(place, error))
+}
+
+/// One more than this runtime has, which has one a core, or as many as TOKIO_WORKER_THREADS says. Connections are never
+/// spread quite evenly: the one more has something to do when another has nothing.
+fn serving_threads() -> usize {
+    Handle::current().metrics().num_workers() + 1
+}
+
 fn offer<'s>(config: &Config, sockets: impl Iterator<Item = &'s Socket>) -> Result<Option<Offer>, StartError> {
     let Some(path) = &config.startup.takeover_socket else { return Ok(None) };
     let sockets = sockets.map(|socket| Ok((socket.place.to_string(), socket.fd.try_clone()?)));
@@ -336,7 +364,8 @@ fn affordable_connections(config: &Config) -> usize {
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     let descriptors = if raised.is_ok() { limit.maximum } else { limit.current };
     let descriptors = descriptors.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
-    let left = descriptors.saturating_sub(ADMIN_CONNECTIONS + RESERVED_DESCRIPTORS);
+    let reserved = ADMIN_CONNECTIONS + RESERVED_DESCRIPTORS + DESCRIPTORS_OF_A_THREAD * serving_threads();
+    let left = descriptors.saturating_sub(reserved);
     // Each connection of a client's may need one to a service.
     if config.upstreams.is_empty() { left.max(1) } else { (left / 2).max(1) }
 }
@@ -431,9 +460,13 @@ impl Running {
         // What it was about to find out stays unknown until the next start.
         self.looking_after.iter().for_each(JoinHandle::abort);
         let _ = self.close_listeners.send(true);
+        // At once. Every connection that was accepted is counted then.
+        for service in self.services {
+            let _ = service.await;
+        }
         let timeout = self.shutdown.timeout;
-        let mut deadline = Instant::now() + if hurry.is_terminated() { timeout.min(HURRY) } else { timeout };
         let settled = Instant::now() + SETTLE;
+        let mut deadline = Instant::now() + if hurry.is_terminated() { timeout.min(HURRY) } else { timeout };
         while Instant::now() < deadline {
             if self.gate.in_flight().taken() + self.serving.taken() == 0 && Instant::now() >= settled {
                 break;
@@ -450,9 +483,6 @@ impl Running {
                 "still running at the deadline: their outcome is unknown"
             );
         }
-        for service in self.services {
-            service.abort();
-        }
         self.files.iter().for_each(Mark::remove);
         if let Some(ledger) = self.gate.ledger() {
             ledger.close().await;
@@ -461,6 +491,8 @@ impl Running {
         if let Some(exporter) = self.exporter {
             exporter.stop().await;
         }
+        // Whoever is still connected waits for a request, or did not get ready in time.
+        drop(self.threads);
         tracing::info!("stopped");
     }
 }

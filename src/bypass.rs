@@ -83,11 +83,11 @@ impl Bypass {
     }
 
     /// Whether a connection from there is a call of our own, which wants nothing else.
-    pub fn is_own_call(&self, peer: impl FnOnce() -> Option<SocketAddr>) -> bool {
+    pub fn is_own_call(&self, peer: Option<SocketAddr>) -> bool {
         if self.calling.load(Ordering::Acquire) == 0 {
             return false;
         }
-        let is_own = peer().is_some_and(|peer| self.calls.lock().remove(&canonical(peer)));
+        let is_own = peer.is_some_and(|peer| self.calls.lock().remove(&canonical(peer)));
         if is_own {
             self.arrived.notify_waiters();
         }

@@ -16,6 +16,7 @@ pub mod ledger;
 
 pub mod admin;
 pub mod app;
+mod beside;
 pub mod bypass;
 pub mod cli;
 pub mod clock;

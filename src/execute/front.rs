@@ -21,6 +21,7 @@ use super::caller::Caller;
 use super::intake::{self, Body, Bounds};
 use super::{Gate, Report, Rules, early, respond};
 use crate::VERSION;
+use crate::beside::beside;
 use crate::listen::{Peer, Service};
 use crate::metrics::Metrics;
 use crate::openapi;
@@ -158,16 +159,19 @@ impl Front {
             receipt: String,
         }
         let Some(body) = self.body(session, rules, rules.limits.receipt_body_bytes).await else { return };
-        // serde takes an array for an object: its members in their order.
-        let is_object = body.bytes.trim_ascii_start().starts_with(b"{");
-        match serde_json::from_slice::<Claim>(&body.bytes) {
-            Ok(claim) if is_object => {
-                let valid = receipt::verify(&claim.exec_id, &claim.result, &claim.receipt);
-                document(session, 200, json!({"valid": valid})).await;
-            }
-            other => {
+        let text = body.bytes.clone();
+        let verified = beside(text.len(), move || {
+            // serde takes an array for an object: its members in their order.
+            let is_object = text.trim_ascii_start().starts_with(b"{");
+            match serde_json::from_slice::<Claim>(&text) {
+                Ok(claim) if is_object => Ok(receipt::verify(&claim.exec_id, &claim.result, &claim.receipt)),
                 // serde_json's own text can repeat what was sent.
-                let (line, column) = other.err().map_or((1, 1), |error| (error.line(), error.column()));
+                other => Err(other.err().map_or((1, 1), |error| (error.line(), error.column()))),
+            }
+        });
+        match verified.await {
+            Ok(valid) => document(session, 200, json!({"valid": valid})).await,
+            Err((line, column)) => {
                 let detail = format!(
                     "The body must be an object with the strings `exec_id`, `result` and `receipt` (see line {line}, \
                      column {column})"
@@ -209,7 +213,7 @@ fn identify(session: &ServerSession, rules: &Rules, peer: &Peer) -> Result<Optio
                 (false, Some(_)) => "certificate",
                 (false, None) => "nothing",
             };
-            let peer = session.client_addr().map(ToString::to_string).unwrap_or_default();
+            let peer = peer.address.map(|address| address.to_string()).unwrap_or_default();
             tracing::warn!(target: "openexec::caller", peer, shown, reason = Code::CallerUnauthenticated.as_str());
         }
     })

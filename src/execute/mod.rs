@@ -55,6 +55,7 @@ use self::flight::{Boarding, Flights, Verdict};
 use self::respond::Answer;
 use self::run::Run;
 use self::tenant::Tenant;
+use crate::beside::beside;
 use crate::bypass::Bypass;
 use crate::clock::Clock;
 use crate::current::Current;
@@ -237,8 +238,9 @@ impl Gate {
         trace: &mut Trace,
         said: &mut Said,
     ) -> Result<Answer, Refusal> {
-        let request = Request::parse(&body, rules.limits.json)
-            .map_err(|error| Refusal::new(Code::InvalidRequest, error.to_string()))?;
+        let (text, limits) = (body.clone(), rules.limits.json);
+        let parsed = beside(text.len(), move || Request::parse(&text, limits)).await;
+        let request = parsed.map_err(|error| Refusal::new(Code::InvalidRequest, error.to_string()))?;
         let handler = rules.registry.get(request.action()).cloned();
         if handler.is_some() {
             said.action = Some(request.action().to_owned());

@@ -5,13 +5,18 @@ use std::time::{Duration, Instant};
 
 use openexec_protocol::receipt::{self, ResultText};
 
+use crate::beside::beside;
 use crate::ledger::{Claim, Done, Execution, Ledger, LedgerError, Outcome, State};
 use crate::registry::Ended;
 
 /// What a dispatch ended with, with its receipt.
-pub(super) fn outcome(execution_id: &str, ended: Ended) -> Outcome {
+pub(super) async fn outcome(execution_id: &str, ended: Ended) -> Outcome {
     match ended {
-        Ended::Answered { status, headers, result } => Outcome::Done(done(execution_id, status, headers, result)),
+        Ended::Answered { status, headers, result } => {
+            let id = execution_id.to_owned();
+            let done = beside(result.as_str().len(), move || done(&id, status, headers, result));
+            Outcome::Done(done.await)
+        }
         Ended::NotExecuted { status } => Outcome::NotExecuted { status },
         Ended::Unknown => Outcome::Unknown,
     }

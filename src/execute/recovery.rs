@@ -182,7 +182,7 @@ async fn find_out(gate: &Gate, ledger: &dyn Ledger, found: Record, lease: Option
     let policy = found.dispatched.as_ref().map_or("", |dispatched| dispatched.policy.as_str());
     match recovered {
         Recovered::Settled(ended) => {
-            let outcome = record::outcome(id, ended);
+            let outcome = record::outcome(id, ended).await;
             match ledger.resolve(id, &outcome, &format!("recovery: {policy}")).await {
                 Ok(execution) => {
                     let state = execution.state.as_str();

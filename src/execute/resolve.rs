@@ -40,7 +40,7 @@ impl Gate {
     pub async fn resolve(&self, id: &str, ended: Ended, by: &str) -> Result<Arc<Execution>, ResolveError> {
         let ledger = self.ledger().ok_or(ResolveError::Ledger(LedgerError::Unavailable))?;
         let _settling = self.settle_alone(id).ok_or(ResolveError::Recovering)?;
-        let settled = ledger.resolve(id, &record::outcome(id, ended), by).await;
+        let settled = ledger.resolve(id, &record::outcome(id, ended).await, by).await;
         self.unknown.notify_one();
         match settled {
             // Unknown still: another replica has the turn.

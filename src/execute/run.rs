@@ -12,10 +12,12 @@ use uuid::Uuid;
 
 use super::authenticate::Authenticated;
 use super::caller::Caller;
+use super::dispatch::InvalidPayload;
 use super::finish::Finish;
 use super::flight::Lead;
 use super::respond::Answer;
 use super::{Gate, Rules, authorise, claim, dispatch, elsewhere, record, replay};
+use crate::beside::beside;
 use crate::ledger::{Claimed, Execution, Ledger, LedgerError, Outcome, State};
 use crate::listen::Permit;
 use crate::metrics::Timings;
@@ -68,13 +70,18 @@ impl Run {
         trace: &mut Trace,
     ) -> (Result<Answer, Refusal>, Timings) {
         let mut timings = Timings::default();
-        let prepared = self.gate.ledger_or_refusal().await.and_then(|ledger| {
+        let prepared = async {
+            let ledger = self.gate.ledger_or_refusal().await?;
             let approved = self.authorise(ledger.fence())?;
-            let result = compute(self.request.payload()).map_err(Refusal::from)?;
-            let id = claim::new_id();
-            let done = record::done(&id, None, Vec::new(), ResultText::from(&result));
-            Ok((ledger, claim::new_execution(id, &approved, self.caller.as_deref(), self.gate.clock.now()), done))
-        });
+            let (id, request) = (claim::new_id(), self.request.clone());
+            let new = claim::new_execution(id.clone(), &approved, self.caller.as_deref(), self.gate.clock.now());
+            let done = beside(request.payload().as_str().len(), move || {
+                let result = compute(request.payload())?;
+                Ok::<_, InvalidPayload>(record::done(&id, None, Vec::new(), ResultText::from(&result)))
+            });
+            Ok((ledger, new, done.await.map_err(Refusal::from)?))
+        }
+        .await;
         let (ledger, new, done) = match prepared {
             Ok(prepared) => prepared,
             Err(refusal) => return (self.stored_or(refusal, &mut timings, trace).await, timings),
@@ -124,12 +131,15 @@ impl Run {
 
     async fn effect(self, effect: Arc<dyn Effect>, trace: &mut Trace) -> (Result<Answer, Refusal>, Timings) {
         let mut timings = Timings::default();
-        let prepared = self.gate.ledger_or_refusal().await.and_then(|ledger| {
+        let prepared = async {
+            let ledger = self.gate.ledger_or_refusal().await?;
             let approved = self.authorise(ledger.fence())?;
-            effect.check(self.request.payload())?;
+            let (checking, request) = (effect.clone(), self.request.clone());
+            beside(request.payload().as_str().len(), move || checking.check(request.payload())).await?;
             let new = claim::new_execution(claim::new_id(), &approved, self.caller.as_deref(), self.gate.clock.now());
-            Ok((ledger, claim::dispatched(new, &approved, &*effect)))
-        });
+            Ok::<_, Refusal>((ledger, claim::dispatched(new, &approved, &*effect)))
+        }
+        .await;
         if let Some(ledger) = self.gate.ledger().cloned()
             && let Some(known) = ledger.cached(self.authenticated.tenant().id(), self.request.nonce())
         {
@@ -181,7 +191,7 @@ impl Run {
         timings.upstream += took;
         trace.dispatched(span, dispatched, took, &ended);
         let asked = Instant::now();
-        let outcome = record::outcome(&intent.id, ended);
+        let outcome = record::outcome(&intent.id, ended).await;
         let execution = record::settle(ledger, claim, outcome, &intent, (self.permits, memory.clone())).await;
         count(&self.gate, &execution);
         let took = asked.elapsed();

@@ -20,6 +20,7 @@ use crate::config::listener::Place;
 use crate::current::Current;
 use crate::inject::settings::Sidecar;
 use crate::listen::Permits;
+use crate::listen::client::Listener;
 use crate::listen::serve::{Shared, serve};
 use crate::listen::socket::Socket;
 use crate::metrics::Metrics;
@@ -74,6 +75,11 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     };
     let (socket, admin_socket) = (bind(settings.listen)?, bind(settings.admin_listen)?);
     let (listen, admin_listen) = (socket.place.clone(), admin_socket.place.clone());
+    let listen_on = |socket: Socket| {
+        let place = socket.place.clone();
+        Listener::new(socket).map_err(|error| StartError(place, error))
+    };
+    let (listener, admin_listener) = (listen_on(socket)?, listen_on(admin_socket)?);
     let metrics = Arc::new(Metrics::new());
     announce(&metrics);
     let (sidecar, tls) = (Current::new(settings.sidecar.clone()), Current::new(settings.tls.clone()));
@@ -96,8 +102,8 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     };
     let admin = Admin { phase: phase.clone(), metrics: metrics.clone() };
     let services = [
-        serve("webhook", socket, webhook, shared(Some(tls.clone())), &close_listeners),
-        serve("admin", admin_socket, admin, shared(None), &close_listeners),
+        serve(listener, webhook, shared(Some(tls.clone())), None, &close_listeners),
+        serve(admin_listener, admin, shared(None), None, &close_listeners),
     ];
     metrics.configured(true, false);
     metrics.certificates(&settings.certificate);

@@ -12,18 +12,18 @@ use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use openexec_protocol::refusal::{Code, Refusal};
 use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
-    UniqueID, UniqueIDType,
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+    UniqueIDType,
 };
-use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
 use super::chunks::Chunks;
+use super::client::{self, Socket};
 use super::head::{self, Extent, HeadError, Scan};
 use crate::config::Limits;
 
@@ -34,7 +34,7 @@ pub(crate) const LINGER_BYTES: usize = 256 << 10;
 pub(crate) const LINGER_TIME: Duration = Duration::from_secs(2);
 
 /// As the client speaks: plainly, or encrypted.
-type Inner = Either<Stream, Box<TlsStream<Stream>>>;
+type Inner = Either<Socket, Box<TlsStream<Socket>>>;
 
 /// A connection between its client and Pingora.
 #[derive(Debug)]
@@ -67,12 +67,12 @@ enum Rest {
 
 impl Guarded {
     /// Nothing of it is read yet.
-    pub fn new(stream: Stream, write_time: Duration) -> Self {
-        Guarded::around(Either::Left(stream), write_time)
+    pub(super) fn new(socket: Socket, write_time: Duration) -> Self {
+        Guarded::around(Either::Left(socket), write_time)
     }
 
     /// Its handshake is over.
-    pub fn encrypted(stream: TlsStream<Stream>, write_time: Duration) -> Self {
+    pub(super) fn encrypted(stream: TlsStream<Socket>, write_time: Duration) -> Self {
         Guarded::around(Either::Right(Box::new(stream)), write_time)
     }
 
@@ -82,7 +82,7 @@ impl Guarded {
     }
 
     /// What is below any encryption.
-    fn socket(&self) -> &Stream {
+    fn socket(&self) -> &Socket {
         match &self.inner {
             Either::Left(stream) => stream,
             Either::Right(stream) => stream.get_ref().0,
@@ -94,7 +94,7 @@ impl Guarded {
     pub(super) async fn read_head(
         &mut self,
         limits: &Limits,
-        shutdown: &ShutdownWatch,
+        closed: &watch::Receiver<bool>,
         grace: Duration,
     ) -> Result<Option<Extent>, Refusal> {
         let mut scan = Scan::default();
@@ -131,7 +131,7 @@ impl Guarded {
                         Ok(count) => count,
                         Err(_) => return Ok(None),
                     },
-                    () = stopped(shutdown, grace) => return Ok(None),
+                    () = stopped(closed, grace) => return Ok(None),
                 },
             };
             match count {
@@ -171,9 +171,9 @@ impl Guarded {
     }
 }
 
-async fn stopped(shutdown: &ShutdownWatch, grace: Duration) {
+async fn stopped(closed: &watch::Receiver<bool>, grace: Duration) {
     // An error means that nobody is left who could ever stop us.
-    if shutdown.clone().wait_for(|stopping| *stopping).await.is_err() {
+    if closed.clone().wait_for(|stopping| *stopping).await.is_err() {
         std::future::pending().await
     }
     sleep(grace).await;
@@ -296,7 +296,7 @@ impl Shutdown for Guarded {
     async fn shutdown(&mut self) {
         let end = async {
             match &mut self.inner {
-                Either::Left(stream) => Shutdown::shutdown(&mut **stream).await,
+                Either::Left(stream) => drop(AsyncWriteExt::shutdown(stream).await),
                 Either::Right(stream) => drop(AsyncWriteExt::shutdown(stream).await),
             }
         };
@@ -304,37 +304,31 @@ impl Shutdown for Guarded {
     }
 }
 
+// What Pingora can ask of a connection, and needs for its own log lines and for proxies only.
+
 impl UniqueID for Guarded {
     fn id(&self) -> UniqueIDType {
-        self.socket().id()
-    }
-}
-
-impl Ssl for Guarded {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.socket().get_ssl_digest()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.socket().selected_alpn_proto()
-    }
-}
-
-impl GetTimingDigest for Guarded {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.socket().get_timing_digest()
-    }
-}
-
-impl GetProxyDigest for Guarded {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.socket().get_proxy_digest()
+        client::descriptor(self.socket())
     }
 }
 
 impl GetSocketDigest for Guarded {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.socket().get_socket_digest()
+        None
+    }
+}
+
+impl Ssl for Guarded {}
+
+impl GetTimingDigest for Guarded {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Guarded {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
     }
 }
 

@@ -1,14 +1,16 @@
 //! From a connection to requests, one after the other.
 //!
-//! Pingora accepts connections and speaks HTTP. What it leaves open is closed here, before it sees a byte: how long and
-//! how large a header may be, what counts as framing, how many connections there are, and how many requests each has.
+//! Pingora speaks HTTP. What it leaves open is closed here, before it sees a byte: how long and how large a header may be,
+//! what counts as framing, how many connections there are, and how many requests each has.
 
 pub mod chunks;
+pub(crate) mod client;
 mod guard;
 pub mod head;
 mod permits;
 pub(crate) mod serve;
 pub mod socket;
+pub(crate) mod threads;
 pub mod tls;
 
 pub use guard::Guarded;
@@ -19,15 +21,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::client::Socket;
 use self::head::Extent;
 use async_trait::async_trait;
 use openexec_protocol::refusal::{Code, Refusal};
-use pingora::apps::ServerApp;
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
-use pingora::server::ShutdownWatch;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -44,9 +45,13 @@ const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, Default)]
 pub struct Peer {
+    /// Where it comes from; `None` within the file system.
+    pub address: Option<SocketAddr>,
     /// The client's certificate, which the handshake has verified.
-    pub certificate: Option<CertificateDer<'static>>,
+    pub certificate: Certificate,
 }
+
+type Certificate = Option<CertificateDer<'static>>;
 
 /// What answers the requests of a listener.
 #[async_trait]
@@ -73,53 +78,57 @@ pub struct Connections<S> {
     pub bypass: Option<Arc<Bypass>>,
 }
 
-#[async_trait]
-impl<S: Service> ServerApp for Connections<S> {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        if self.bypass.as_ref().is_some_and(|bypass| bypass.is_own_call(|| source(&stream))) {
-            return None;
+impl<S: Service> Connections<S> {
+    /// Serves one to its end. `first` counts among [`Connections::serving`] until its first request is answered.
+    async fn serve(
+        &self,
+        socket: Socket,
+        source: Option<SocketAddr>,
+        first: Option<Permit>,
+        closed: &watch::Receiver<bool>,
+    ) {
+        if self.bypass.as_ref().is_some_and(|bypass| bypass.is_own_call(source)) {
+            return;
         }
         let limits = self.limits.get();
         let Some(_permit) = self.permits.take() else {
-            self.turn_away(stream, &limits).await;
-            return None;
+            return self.turn_away(socket, &limits).await;
         };
-        let first = self.serving.take();
-        let connection = match &self.tls {
-            None => (Guarded::new(stream, limits.write_time), Peer::default()),
-            Some(tls) => self.encrypt(stream, &tls.get(), &limits).await?,
+        let (connection, certificate) = match &self.tls {
+            None => (Guarded::new(socket, limits.write_time), None),
+            Some(tls) => match self.encrypt(socket, &tls.get(), &limits).await {
+                Some(encrypted) => encrypted,
+                None => return,
+            },
         };
-        let (connection, peer) = connection;
-        self.serve_all(connection, &peer, first, shutdown).await;
-        None
+        let peer = Peer { address: source, certificate };
+        self.serve_all(connection, &peer, first, closed).await;
     }
-}
 
-/// Where a connection comes from; `None` for one within the file system.
-fn source(stream: &Stream) -> Option<SocketAddr> {
-    stream.get_socket_digest()?.peer_addr()?.as_inet().copied()
-}
-
-impl<S: Service> Connections<S> {
     /// There are too many already.
-    async fn turn_away(&self, stream: Stream, limits: &Limits) {
+    async fn turn_away(&self, socket: Socket, limits: &Limits) {
         if self.tls.is_some() {
             // Nothing can be said without a handshake, which is what there is too much of.
             return self.metrics.refused(Code::Overloaded);
         }
         let full = Refusal::new(Code::Overloaded, "Too many connections").with_retry_after(1);
         // Without lingering: it would hold one more descriptor than there may be.
-        self.refuse(Guarded::new(stream, limits.write_time), &full, false).await;
+        self.refuse(Guarded::new(socket, limits.write_time), &full, false).await;
     }
 
     /// Within the time that a header may take.
-    async fn encrypt(&self, stream: Stream, tls: &Arc<ServerConfig>, limits: &Limits) -> Option<(Guarded, Peer)> {
-        let handshake = timeout(limits.header_time, TlsAcceptor::from(tls.clone()).accept(stream)).await;
+    async fn encrypt(
+        &self,
+        socket: Socket,
+        tls: &Arc<ServerConfig>,
+        limits: &Limits,
+    ) -> Option<(Guarded, Certificate)> {
+        let handshake = timeout(limits.header_time, TlsAcceptor::from(tls.clone()).accept(socket)).await;
         let why = match handshake {
             Ok(Ok(stream)) => {
                 let certificates = stream.get_ref().1.peer_certificates();
                 let certificate = certificates.and_then(|chain| chain.first()).map(|own| own.clone().into_owned());
-                return Some((Guarded::encrypted(stream, limits.write_time), Peer { certificate }));
+                return Some((Guarded::encrypted(stream, limits.write_time), certificate));
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => "timed out".to_owned(),
@@ -137,12 +146,12 @@ impl<S: Service> Connections<S> {
         mut connection: Guarded,
         peer: &Peer,
         mut awaited: Option<Permit>,
-        shutdown: &ShutdownWatch,
+        closed: &watch::Receiver<bool>,
     ) {
         for served in 1.. {
             let limits = self.limits.get();
             let grace = if awaited.is_some() { FIRST_REQUEST_GRACE } else { Duration::ZERO };
-            let extent = match connection.read_head(&limits, shutdown, grace).await {
+            let extent = match connection.read_head(&limits, closed, grace).await {
                 Ok(Some(extent)) => extent,
                 Ok(None) => return,
                 Err(refusal) => return self.refuse(connection, &refusal, true).await,
@@ -162,7 +171,7 @@ impl<S: Service> Connections<S> {
             }
             // Set here, since reading the header sets it too. After a chunked body the connection closes: its framing
             // is the last thing that two servers could read differently.
-            let last = served >= limits.connection_requests || *shutdown.borrow();
+            let last = served >= limits.connection_requests || *closed.borrow();
             if last || extent == Extent::Chunked {
                 session.set_keepalive(None);
             }

@@ -1,29 +1,25 @@
 //! A bound socket becomes a listener that serves.
 
-use std::fs::Permissions;
-use std::os::fd::IntoRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use parking_lot::Mutex;
-use pingora::listeners::{L4BufferSettings, ListenerConfig};
-use pingora::server::Fds;
-use pingora::services::Service as _;
-use pingora::services::listening;
+use rustix::io::Errno;
 use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-use super::socket::Socket;
+use super::client::Listener;
+use super::threads::Threads;
 use super::{Connections, Permits, Service};
 use crate::bypass::Bypass;
 use crate::config::Limits;
-use crate::config::listener::Place;
 use crate::current::Current;
 use crate::metrics::Metrics;
 
-/// Header and body of an ordinary answer leave in one write. Reads are buffered by the guard.
-const WRITE_BUFFER: usize = 8 << 10;
+/// After what must not be tried again at once: there are too many descriptors open, or there is no memory.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the connections of a listener share.
 pub(crate) struct Shared {
@@ -39,29 +35,70 @@ pub(crate) struct Shared {
     pub(crate) bypass: Option<Arc<Bypass>>,
 }
 
-/// Hands a bound socket to a Pingora service and runs it on this runtime. (Pingora's own binding panics when it fails.)
+/// Accepts on a bound socket until `close` says so, which ends the task. Connections are served on the threads, or where
+/// there are none, on this runtime.
 pub(crate) fn serve<S: Service>(
-    name: &str,
-    socket: Socket,
+    listener: Listener,
     service: S,
     shared: Shared,
+    threads: Option<Arc<Threads>>,
     close: &watch::Sender<bool>,
 ) -> JoinHandle<()> {
     let Shared { tls, limits, permits, serving, metrics, bypass } = shared;
-    let (name_of_fd, listener) = match &socket.place {
-        Place::Tcp(address) => (address.to_string(), ListenerConfig::tcp(address.to_string())),
-        Place::Unix { path, mode } => {
-            let path = path.to_string_lossy().into_owned();
-            // Pingora sets the mode once more, and its own default is everybody's.
-            (path.clone(), ListenerConfig::uds(path).permissions(Permissions::from_mode(*mode)))
-        }
-    };
-    let mut fds = Fds::new();
-    fds.add(name_of_fd, socket.fd.into_raw_fd());
-    let connections = Connections { service, tls, limits, permits, serving, metrics, bypass };
-    let mut service = listening::Service::new(name.to_owned(), connections);
-    let unbuffered_read = L4BufferSettings::new(0, WRITE_BUFFER);
-    service.add_listener(listener.l4_buffer(unbuffered_read));
+    let connections = Arc::new(Connections { service, tls, limits, permits, serving, metrics, bypass });
     let closed = close.subscribe();
-    tokio::spawn(async move { service.start_service(Some(Arc::new(Mutex::new(fds))), closed, 1).await })
+    let mut closing = close.subscribe();
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                // Or nobody is left who could close it.
+                _ = closing.wait_for(|closed| *closed) => return,
+                accepted = listener.accept() => accepted,
+            };
+            let accepted = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) if is_of_the_connection(&error) => continue,
+                Err(error) => {
+                    tracing::error!(%error, place = %listener.place, "no connection can be accepted");
+                    if timeout(ACCEPT_PAUSE, closing.wait_for(|closed| *closed)).await.is_ok() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            // Here and not on the thread, which may be busy: whoever stops waits for it from now on.
+            let first = connections.serving.take();
+            let (connections, closed) = (connections.clone(), closed.clone());
+            let served = async move {
+                let source = accepted.source();
+                match accepted.join() {
+                    Ok(socket) => connections.serve(socket, source, first, &closed).await,
+                    Err(error) => tracing::debug!(%error, "a connection ended before it was served"),
+                }
+            };
+            match &threads {
+                Some(threads) => threads.spawn(served),
+                None => drop(tokio::spawn(served)),
+            }
+        }
+    })
+}
+
+/// Whether the one connection is to blame, and not this process: accept(2), "Error handling".
+fn is_of_the_connection(error: &io::Error) -> bool {
+    const OF_THE_CONNECTION: [Errno; 11] = [
+        Errno::INTR,
+        Errno::CONNABORTED,
+        Errno::PROTO,
+        Errno::PERM,
+        Errno::NETDOWN,
+        Errno::NOPROTOOPT,
+        Errno::HOSTDOWN,
+        Errno::NONET,
+        Errno::HOSTUNREACH,
+        Errno::OPNOTSUPP,
+        Errno::NETUNREACH,
+    ];
+    Errno::from_io_error(error).is_some_and(|errno| OF_THE_CONNECTION.contains(&errno))
 }

@@ -6,6 +6,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -59,6 +60,8 @@ pub struct Connection {
     passive: Passive,
     /// How many may wait to be used again; none: this one is closed after its response.
     idle: usize,
+    /// Whose runtime its socket is known to.
+    home: ThreadId,
 }
 
 /// A response whose body is still to be read.
@@ -84,7 +87,8 @@ impl Connection {
             .map_err(io::Error::other)?;
         let idle = if config.reuse { config.max_idle } else { 0 };
         let driver = Some(Box::pin(driver));
-        Ok(Connection { sender, driver, written, lease, passive: config.passive, idle })
+        let home = thread::current().id();
+        Ok(Connection { sender, driver, written, lease, passive: config.passive, idle, home })
     }
 
     /// What the `Host` header says.
@@ -134,8 +138,8 @@ impl Connection {
         // The end of the response has to be noticed by the other half.
         poke(&mut self.driver);
         if self.driver.is_some() && self.sender.is_ready() {
-            let Connection { sender, driver, written, lease, passive, idle } = self;
-            let waiting = Idle { sender, driver, written, passive, idle, since: Instant::now() };
+            let Connection { sender, driver, written, lease, passive, idle, home } = self;
+            let waiting = Idle { sender, driver, written, passive, idle, home, since: Instant::now() };
             lease.0.keep(waiting, idle);
         }
     }
@@ -199,6 +203,7 @@ pub(super) struct Idle {
     written: Arc<AtomicU64>,
     passive: Passive,
     idle: usize,
+    pub(super) home: ThreadId,
     since: Instant,
 }
 
@@ -209,10 +214,10 @@ impl Idle {
 
     /// `None`: the other side closed it, or said something that nobody asked for.
     pub(super) fn wake(self, lease: Lease) -> Option<Connection> {
-        let Idle { sender, mut driver, written, passive, idle, since: _ } = self;
+        let Idle { sender, mut driver, written, passive, idle, home, since: _ } = self;
         poke(&mut driver);
         let works = driver.is_some() && sender.is_ready();
-        works.then_some(Connection { sender, driver, written, lease, passive, idle })
+        works.then_some(Connection { sender, driver, written, lease, passive, idle, home })
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
@@ -121,16 +122,17 @@ impl Endpoint {
         Lease(self.clone())
     }
 
-    /// A connection that waits, is not too old, and was not closed by the other side.
+    /// A connection that waits, is not too old, and was not closed by the other side: of this thread if there is one,
+    /// since whatever happens to another's socket is that one's to tell.
     pub(super) fn reuse(self: &Arc<Self>, idle_timeout: Duration) -> Option<Connection> {
+        let here = thread::current().id();
         loop {
             // In a statement of its own: the lock must not be held while the connection is looked at.
-            let idle = self.idle.lock().pop();
+            let idle = take_last(&mut self.idle.lock(), |idle| idle.home == here);
             let idle = idle?;
             if idle.age() >= idle_timeout {
-                // The last one in is the youngest.
-                self.idle.lock().clear();
-                return None;
+                self.drop_idle(idle_timeout);
+                continue;
             }
             if let Some(connection) = idle.wake(self.lease()) {
                 return Some(connection);
@@ -165,6 +167,12 @@ impl Endpoint {
         };
         Connection::open(stream, written, self.lease(), config).await
     }
+}
+
+/// The youngest that is wanted, else the youngest.
+fn take_last<T>(waiting: &mut Vec<T>, is_wanted: impl FnMut(&T) -> bool) -> Option<T> {
+    let at = waiting.iter().rposition(is_wanted).or(waiting.len().checked_sub(1))?;
+    Some(waiting.remove(at))
 }
 
 async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {

@@ -14,6 +14,7 @@ use openexec::config::Config;
 use openexec::config::action::ActionConfig;
 use openexec::registry::Registry;
 use openexec_protocol::timestamp;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -167,9 +168,14 @@ fn connections_stay_below_the_limit_of_descriptors() {
     let setup = Setup::demo();
     let mut command = Command::new("sh");
     let binary = env!("CARGO_BIN_EXE_openexec");
-    // 128 for the admin listener's clients and 64 for everything else are not the clients'.
-    command.args(["-c", "ulimit -n 222 && exec \"$0\"", binary]).current_dir(setup.directory.path());
-    command.env_clear().envs(&setup.environment).env("OPENEXEC_LISTEN", free()).env("OPENEXEC_ADMIN_LISTEN", free());
+    // 128 for the admin listener's clients, 4 for each thread that serves and 64 for everything else are not the clients'.
+    command.args(["-c", "ulimit -n 234 && exec \"$0\"", binary]).current_dir(setup.directory.path());
+    command
+        .env_clear()
+        .envs(&setup.environment)
+        .env("TOKIO_WORKER_THREADS", "2")
+        .env("OPENEXEC_LISTEN", free())
+        .env("OPENEXEC_ADMIN_LISTEN", free());
     let process = Process::start(&mut command);
     let clients = (0..100).map(|_| Client::connect(process.address)).collect();
     let mut held = turned_away_from(clients, process.admin);
@@ -181,6 +187,29 @@ fn connections_stay_below_the_limit_of_descriptors() {
     let is_free = || crate::support::metric(process.admin, "openexec_connections") == 0.0;
     until("the connections are still held", is_free);
     Client::connect(process.address).execute(&request("echo", &json!({}), "n")).must_be_executed(false);
+}
+
+#[test]
+fn without_descriptors_connections_go_on_and_new_ones_wait() {
+    let process = Setup::demo().spawn();
+    let mut known = Client::connect(process.address);
+    known.execute(&request("echo", &json!({}), "before")).must_be_executed(false);
+    let pid = Pid::from_raw(process.child.id() as i32);
+    let limit = prlimit(pid, Resource::Nofile, Rlimit { current: Some(3), maximum: Some(4096) }).unwrap();
+    // The kernel connects it; nobody accepts it.
+    let mut waiting = Client::connect(process.address);
+    waiting.stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    waiting.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let refused = std::io::Read::read(&mut waiting.stream, &mut [0; 1]).map_err(|error| error.kind());
+    assert_eq!(refused, Err(std::io::ErrorKind::WouldBlock));
+    known.execute(&request("echo", &json!({}), "without")).must_be_executed(false);
+    prlimit(pid, Resource::Nofile, Rlimit { current: limit.current.min(Some(4096)), maximum: Some(4096) }).unwrap();
+    waiting.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(waiting.read().expect("an answer").status, 200);
+    process.signal("TERM");
+    let (code, log) = process.end();
+    assert_eq!(code, Some(0));
+    assert!(log.contains("no connection can be accepted"), "{log}");
 }
 
 #[test]

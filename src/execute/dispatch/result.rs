@@ -9,6 +9,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::RESERVED_BYTES;
+use crate::beside::beside;
 use crate::listen::Permit;
 use crate::upstream::Response;
 
@@ -72,26 +73,35 @@ pub(super) async fn collect(
 }
 
 /// The result: the JSON value, or a document that holds the body, or one that describes it.
-pub(super) fn text(collected: Collected, kept_bytes: usize, memory: &Permit) -> ResultText {
+pub(super) async fn text(collected: Collected, kept_bytes: usize, memory: &Permit) -> ResultText {
     let Collected { head, body } = collected;
     let kept = match body {
         Body::Large { bytes, sha256 } => return truncated(bytes, sha256),
         Body::Kept(kept) => kept,
     };
-    let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let is_plain = !head.headers.contains_key(header::CONTENT_ENCODING);
-    let parsed = (is_plain && content_type.is_some_and(is_json)).then(|| CanonicalText::parse(&kept, JSON).ok());
-    let text = match parsed.flatten() {
-        Some(value) => ResultText::from(&value),
-        None => document(match std::str::from_utf8(&kept) {
-            Ok(text) if is_plain => json!({"content_type": content_type, "body": text}),
-            _ => json!({"content_type": content_type, "body_base64": STANDARD.encode(&kept)}),
-        }),
-    };
+    let (kept, text) = beside(kept.len(), move || {
+        let text = whole(&head, &kept);
+        (kept, text)
+    })
+    .await;
     if text.as_str().len() <= kept_bytes && memory.grow_to(text.as_str().len()) {
         return text;
     }
-    truncated(kept.len(), Some(Sha256::digest(&kept).into()))
+    let bytes = kept.len();
+    truncated(bytes, Some(beside(bytes, move || Sha256::digest(&kept).into()).await))
+}
+
+fn whole(head: &response::Parts, kept: &[u8]) -> ResultText {
+    let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_plain = !head.headers.contains_key(header::CONTENT_ENCODING);
+    let parsed = (is_plain && content_type.is_some_and(is_json)).then(|| CanonicalText::parse(kept, JSON).ok());
+    match parsed.flatten() {
+        Some(value) => ResultText::from(&value),
+        None => document(match std::str::from_utf8(kept) {
+            Ok(text) if is_plain => json!({"content_type": content_type, "body": text}),
+            _ => json!({"content_type": content_type, "body_base64": STANDARD.encode(kept)}),
+        }),
+    }
 }
 
 /// As deep as a request may be; its size is bounded already.

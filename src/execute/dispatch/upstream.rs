@@ -162,7 +162,7 @@ impl Forwarded {
         });
         match answered.await {
             Ok(Some(collected)) if collected.head.status == 200 => {
-                Recovered::Settled(answered_by(&self.config, collected, memory))
+                Recovered::Settled(answered_by(&self.config, collected, memory).await)
             }
             Ok(Some(collected)) if collected.head.status == 404 && asked_at >= settled_by => {
                 Recovered::Settled(Ended::NotExecuted { status: NOT_SENT })
@@ -170,6 +170,12 @@ impl Forwarded {
             _ => Recovered::AskAgain,
         }
     }
+}
+
+/// What comes of a request.
+enum Came {
+    NotExecuted { status: u16 },
+    Whole(Collected),
 }
 
 /// Sends the request and reads the answer, in the action's time.
@@ -190,10 +196,10 @@ async fn send(config: &Forward, connection: Connection, dispatch: &Dispatch) -> 
             tracing::warn!(execution_id = %dispatch.execution_id, sent = watch.sent(), %error, "no answer");
         })?;
         if config.not_executed_on.contains(&response.head.status.as_u16()) {
-            return Ok(Ended::NotExecuted { status: response.head.status.as_u16() });
+            return Ok(Came::NotExecuted { status: response.head.status.as_u16() });
         }
         match result::collect(response, config.read_bytes, config.kept_bytes, &dispatch.memory).await {
-            Some(collected) => Ok(answered_by(config, collected, &dispatch.memory)),
+            Some(collected) => Ok(Came::Whole(collected)),
             None => {
                 tracing::warn!(execution_id = %dispatch.execution_id, "the answer ended early or is malformed");
                 Err(())
@@ -206,7 +212,9 @@ async fn send(config: &Forward, connection: Connection, dispatch: &Dispatch) -> 
         answered = timeout(LAST_LOOK, &mut exchange).await;
     }
     match answered {
-        Ok(Ok(ended)) => ended,
+        Ok(Ok(Came::NotExecuted { status })) => Ended::NotExecuted { status },
+        // Whole in time, however long it takes to read.
+        Ok(Ok(Came::Whole(collected))) => answered_by(config, collected, &dispatch.memory).await,
         // Not a byte was given to the transport.
         Ok(Err(())) if !watch.sent() => Ended::NotExecuted { status: NOT_SENT },
         Ok(Err(())) => Ended::Unknown,
@@ -273,10 +281,10 @@ fn value(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok()
 }
 
-fn answered_by(config: &Forward, collected: Collected, memory: &Permit) -> Ended {
+async fn answered_by(config: &Forward, collected: Collected, memory: &Permit) -> Ended {
     let status = Some(collected.head.status.as_u16());
     let headers = passed_on(config, &collected.head);
-    Ended::Answered { status, headers, result: result::text(collected, config.kept_bytes, memory) }
+    Ended::Answered { status, headers, result: result::text(collected, config.kept_bytes, memory).await }
 }
 
 /// Bytes of passed-on headers, all together: they are stored with the result.

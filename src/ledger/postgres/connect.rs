@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream::poll_fn;
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, Client, Connection, NoTls};
@@ -25,6 +26,9 @@ pub(super) type Connections = Pool<Server>;
 /// Makes connections.
 pub(super) struct Server {
     config: PostgresConfig,
+    /// Drives them. Whoever asks first may be a thread that serves clients, and its clients' requests would hold up
+    /// everybody's statements.
+    runtime: Handle,
     /// The server that worked last.
     last: AtomicUsize,
 }
@@ -62,7 +66,7 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// A pool of so many connections, which connects when it is asked to.
+/// A pool of so many connections, which connects when it is asked to, on this runtime.
 pub(super) fn pool(config: &PostgresConfig, connections: usize) -> Connections {
     let all = u32::try_from(config.servers.len()).unwrap_or(u32::MAX);
     let timeouts = Timeouts {
@@ -70,7 +74,7 @@ pub(super) fn pool(config: &PostgresConfig, connections: usize) -> Connections {
         create: Some(config.connect_timeout.saturating_mul(all)),
         recycle: Some(config.connect_timeout),
     };
-    Pool::builder(Server { config: config.clone(), last: AtomicUsize::new(0) })
+    Pool::builder(Server { config: config.clone(), runtime: Handle::current(), last: AtomicUsize::new(0) })
         .max_size(connections)
         .timeouts(timeouts)
         .runtime(Runtime::Tokio1)
@@ -78,24 +82,21 @@ pub(super) fn pool(config: &PostgresConfig, connections: usize) -> Connections {
         .expect("a pool with a runtime can have timeouts")
 }
 
-impl Server {
-    async fn connect(&self, server: &tokio_postgres::Config) -> Result<Connected, ConnectError> {
-        let mut server = server.clone();
-        if let Some(path) = &self.config.password_file {
-            // Small, and seldom read.
-            let password = std::fs::read_to_string(path);
-            let password = password.map_err(|error| ConnectError::Password(path.clone(), error))?;
-            server.password(password.strip_suffix('\n').unwrap_or(&password));
+async fn connect(config: PostgresConfig, mut server: tokio_postgres::Config) -> Result<Connected, ConnectError> {
+    if let Some(path) = &config.password_file {
+        // Small, and seldom read.
+        let password = std::fs::read_to_string(path);
+        let password = password.map_err(|error| ConnectError::Password(path.clone(), error))?;
+        server.password(password.strip_suffix('\n').unwrap_or(&password));
+    }
+    match &config.tls {
+        None => {
+            let (client, connection) = server.connect(NoTls).await?;
+            Ok(Connected::drive(client, connection))
         }
-        match &self.config.tls {
-            None => {
-                let (client, connection) = server.connect(NoTls).await?;
-                Ok(Connected::drive(client, connection))
-            }
-            Some(tls) => {
-                let (client, connection) = server.connect(MakeRustlsConnect::new(tls_config(tls)?)).await?;
-                Ok(Connected::drive(client, connection))
-            }
+        Some(tls) => {
+            let (client, connection) = server.connect(MakeRustlsConnect::new(tls_config(tls)?)).await?;
+            Ok(Connected::drive(client, connection))
         }
     }
 }
@@ -110,13 +111,15 @@ impl Manager for Server {
         let first = self.last.load(Ordering::Relaxed);
         let mut failed = ConnectError::Late;
         for at in (first..first + servers.len()).map(|at| at % servers.len()) {
-            match timeout(self.config.connect_timeout, self.connect(&servers[at])).await {
-                Ok(Ok(connected)) => {
+            let connecting = timeout(self.config.connect_timeout, connect(self.config.clone(), servers[at].clone()));
+            match self.runtime.spawn(connecting).await {
+                Ok(Ok(Ok(connected))) => {
                     self.last.store(at, Ordering::Relaxed);
                     return Ok(connected);
                 }
-                Ok(Err(error)) => failed = error,
-                Err(_) => failed = ConnectError::Late,
+                Ok(Ok(Err(error))) => failed = error,
+                // The second: the runtime ends.
+                Ok(Err(_)) | Err(_) => failed = ConnectError::Late,
             }
         }
         Err(failed)
