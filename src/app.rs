@@ -5,6 +5,7 @@ mod opening;
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -172,6 +173,8 @@ struct Replaceable {
 /// See [`StartError`]: each says what to do.
 pub async fn start(parts: Parts) -> Result<Running, StartError> {
     let Parts { config, registry, clock, mut taken } = parts;
+    // Raises the limit on descriptors, before there are many.
+    let most_connections = connections(&config);
     let metrics = Arc::new(Metrics::new());
     let phase = Arc::new(Phase::default());
     let opening = match &taken {
@@ -190,8 +193,6 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     if sockets.len() + 1 > takeover::MOST {
         return Err(StartError::TooMany(sockets.len() + 1));
     }
-    // Before the old one is told: whatever can fail here must not end it.
-    let offer = offer(&config, sockets.iter().chain([&admin_socket]))?;
     let listen: Vec<_> = sockets.iter().map(|socket| socket.place.clone()).collect();
     let files = listen.iter().filter_map(Mark::of).collect();
     let admin_listen = admin_socket.place.clone();
@@ -199,6 +200,9 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
     let admin_listener = listen_on(admin_socket)?;
     let threads = Arc::new(Threads::start(serving_threads()).map_err(StartError::Threads)?);
     beside::start(Handle::current().metrics().num_workers()).map_err(StartError::Threads)?;
+    // Before the old one is told: whatever can fail here must not end it. And last of all, since its own offer ends with
+    // this one.
+    let offer = offer(&config, listeners.iter().chain([&admin_listener]))?;
     if taken.is_some_and(|taken| taken.go().is_err()) {
         tracing::warn!("the process that gave its sockets has ended already");
     }
@@ -211,7 +215,7 @@ pub async fn start(parts: Parts) -> Result<Running, StartError> {
         fixed: config.fixed(),
         limits: Current::new(config.limits),
         config: Current::new(config.clone()),
-        connections: Permits::new(connections(&config)),
+        connections: Permits::new(most_connections),
         tls: config.listen.iter().map(|listener| listener.tls.clone().map(Current::new)).collect(),
         memory,
         registry,
@@ -344,9 +348,9 @@ fn serving_threads() -> usize {
     Handle::current().metrics().num_workers() + 1
 }
 
-fn offer<'s>(config: &Config, sockets: impl Iterator<Item = &'s Socket>) -> Result<Option<Offer>, StartError> {
+fn offer<'l>(config: &Config, listeners: impl Iterator<Item = &'l Listener>) -> Result<Option<Offer>, StartError> {
     let Some(path) = &config.startup.takeover_socket else { return Ok(None) };
-    let sockets = sockets.map(|socket| Ok((socket.place.to_string(), socket.fd.try_clone()?)));
+    let sockets = listeners.map(|of| Ok((of.place.to_string(), of.as_fd().try_clone_to_owned()?)));
     let offered = sockets.collect::<io::Result<Vec<_>>>().and_then(|sockets| Offer::new(path, sockets));
     let place = Place::Unix { path: path.clone(), mode: 0o600 };
     offered.map(Some).map_err(|error| StartError::Bind(place, error))

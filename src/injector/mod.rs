@@ -136,12 +136,16 @@ impl Running {
     }
 
     /// Not ready, then no new connections, then what is being answered; without any wait when `hurry` ends.
-    pub async fn stop(self, hurry: impl Future<Output = ()>) {
+    pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
         tracing::info!("stopping");
         self.phase.stop();
         let gently = async {
             sleep(DELAY).await;
             let _ = self.close_listeners.send(true);
+            // At once. Every connection that was accepted is counted then.
+            for service in &mut self.services {
+                let _ = service.await;
+            }
             let deadline = Instant::now() + TIMEOUT;
             while self.serving.taken() > 0 && Instant::now() < deadline {
                 sleep(POLL).await;

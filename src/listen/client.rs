@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::{net, os};
 
 use tokio::io::BufWriter;
@@ -17,7 +17,8 @@ const WRITE_BUFFER: usize = 8 << 10;
 
 /// A socket that listens, on this runtime.
 pub(crate) struct Listener {
-    pub(super) place: Place,
+    /// Where it listens.
+    pub(crate) place: Place,
     socket: Either<TcpListener, UnixListener>,
 }
 
@@ -53,6 +54,15 @@ impl Listener {
                 Ok(Accepted::Tcp(stream.into_std()?, source))
             }
             Either::Right(listener) => Ok(Accepted::Unix(listener.accept().await?.0.into_std()?)),
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Either::Left(listener) => listener.as_fd(),
+            Either::Right(listener) => listener.as_fd(),
         }
     }
 }

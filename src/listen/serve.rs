@@ -85,19 +85,18 @@ pub(crate) fn serve<S: Service>(
     })
 }
 
-/// Whether the one connection is to blame, and not this process: accept(2), "Error handling".
+/// Whether the one connection is to blame, and not this process: accept(2), "Error handling". Not EPERM, which leaves the
+/// connection where it is: it would come again at once.
 fn is_of_the_connection(error: &io::Error) -> bool {
-    const OF_THE_CONNECTION: [Errno; 11] = [
+    const OF_THE_CONNECTION: [Errno; 9] = [
         Errno::INTR,
         Errno::CONNABORTED,
         Errno::PROTO,
-        Errno::PERM,
         Errno::NETDOWN,
         Errno::NOPROTOOPT,
         Errno::HOSTDOWN,
         Errno::NONET,
         Errno::HOSTUNREACH,
-        Errno::OPNOTSUPP,
         Errno::NETUNREACH,
     ];
     Errno::from_io_error(error).is_some_and(|errno| OF_THE_CONNECTION.contains(&errno))

@@ -204,6 +204,8 @@ fn requests_are_held_no_longer_than_configured() {
         std::fs::write(stage.setup.directory.path().join("openexec.yaml"), &impatient).unwrap();
         let mut new = command.stderr(std::process::Stdio::null()).spawn().unwrap();
         await_that("the new one waits", || stage.ready().text() == "ledger_waiting\n");
+        // For a moment both accept, and the old one answers what it accepts.
+        std::thread::sleep(Duration::from_millis(500));
         let held = Client::connect(stage.address()).execute(&request("echo", &json!({}), "held"));
         held.must_be(503, "ledger_unavailable", "");
         released.store(true, Ordering::SeqCst);

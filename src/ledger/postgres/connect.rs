@@ -2,8 +2,10 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use deadpool::Runtime;
 use deadpool::managed::{Manager, Metrics, Pool, RecycleError, RecycleResult, Timeouts};
@@ -12,7 +14,7 @@ use futures_util::stream::poll_fn;
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinError, JoinHandle};
 use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, Client, Connection, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -101,6 +103,23 @@ async fn connect(config: PostgresConfig, mut server: tokio_postgres::Config) -> 
     }
 }
 
+/// Ends with whoever waits for it, who else would leave more connections than there may be.
+struct Attempt<T>(JoinHandle<T>);
+
+impl<T> Future for Attempt<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl<T> Drop for Attempt<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl Manager for Server {
     type Type = Connected;
     type Error = ConnectError;
@@ -112,13 +131,13 @@ impl Manager for Server {
         let mut failed = ConnectError::Late;
         for at in (first..first + servers.len()).map(|at| at % servers.len()) {
             let connecting = timeout(self.config.connect_timeout, connect(self.config.clone(), servers[at].clone()));
-            match self.runtime.spawn(connecting).await {
+            match Attempt(self.runtime.spawn(connecting)).await {
                 Ok(Ok(Ok(connected))) => {
                     self.last.store(at, Ordering::Relaxed);
                     return Ok(connected);
                 }
                 Ok(Ok(Err(error))) => failed = error,
-                // The second: the runtime ends.
+                // The second: the runtime ends, or it panicked, which is printed.
                 Ok(Err(_)) | Err(_) => failed = ConnectError::Late,
             }
         }
