@@ -2,10 +2,8 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 
 use deadpool::Runtime;
 use deadpool::managed::{Manager, Metrics, Pool, RecycleError, RecycleResult, Timeouts};
@@ -14,10 +12,10 @@ use futures_util::stream::poll_fn;
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
-use tokio::task::{AbortHandle, JoinError, JoinHandle};
 use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, Client, Connection, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::ledger::{DatabaseTls, PostgresConfig};
 use crate::upstream::tls::{TlsError, client_config};
@@ -39,7 +37,8 @@ pub(super) struct Server {
 pub(super) struct Connected {
     pub(super) client: Client,
     doubtful: Arc<AtomicBool>,
-    driver: AbortHandle,
+    /// Ends at once with it, whatever it still waits for.
+    _driver: AbortOnDropHandle<()>,
 }
 
 /// Why there is no connection.
@@ -103,23 +102,6 @@ async fn connect(config: PostgresConfig, mut server: tokio_postgres::Config) -> 
     }
 }
 
-/// Ends with whoever waits for it, who else would leave more connections than there may be.
-struct Attempt<T>(JoinHandle<T>);
-
-impl<T> Future for Attempt<T> {
-    type Output = Result<T, JoinError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx)
-    }
-}
-
-impl<T> Drop for Attempt<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl Manager for Server {
     type Type = Connected;
     type Error = ConnectError;
@@ -131,7 +113,8 @@ impl Manager for Server {
         let mut failed = ConnectError::Late;
         for at in (first..first + servers.len()).map(|at| at % servers.len()) {
             let connecting = timeout(self.config.connect_timeout, connect(self.config.clone(), servers[at].clone()));
-            match Attempt(self.runtime.spawn(connecting)).await {
+            // Ends with whoever waits for it, who else would leave more connections than there may be.
+            match AbortOnDropHandle::new(self.runtime.spawn(connecting)).await {
                 Ok(Ok(Ok(connected))) => {
                     self.last.store(at, Ordering::Relaxed);
                     return Ok(connected);
@@ -177,18 +160,11 @@ impl Connected {
                 }
             }
         });
-        Connected { client, doubtful, driver: driver.abort_handle() }
+        Connected { client, doubtful, _driver: AbortOnDropHandle::new(driver) }
     }
 
     /// Whether what the server said lately may be less than it seemed. Asked once, it forgets it.
     pub(super) fn was_doubtful(&self) -> bool {
         self.doubtful.swap(false, Ordering::AcqRel)
-    }
-}
-
-impl Drop for Connected {
-    /// At once, whatever it still waits for.
-    fn drop(&mut self) {
-        self.driver.abort();
     }
 }

@@ -1,7 +1,6 @@
 //! Keeps this process among the living, and the ledger's picture of the others true: renews the lease, notices a database
 //! that is gone or back or another one, and settles what dead replicas left.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -252,20 +251,5 @@ pub(super) async fn leave(shared: &Shared, time: Duration) {
     };
     if !matches!(timeout(time, left).await, Ok(Ok(_))) {
         tracing::warn!("the ledger's database did not take the farewell: the others wait until the lease ends");
-    }
-}
-
-/// A task that ends with whoever holds it.
-pub(super) struct Task(tokio::task::JoinHandle<()>);
-
-impl Task {
-    pub(super) fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Self {
-        Task(tokio::spawn(work))
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_util::task::AbortOnDropHandle;
 
 pub(super) use open::{Opened, open};
 pub use open::{Refused, Unusable};
@@ -34,7 +35,6 @@ pub use open::{Refused, Unusable};
 use self::acks::{Ack, Begun};
 use self::denials::Note;
 use self::failure::Failure;
-use self::keeper::Task;
 use self::shared::Shared;
 use super::columns::Columns;
 use super::{
@@ -55,8 +55,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub(super) struct Postgres {
     shared: Arc<Shared>,
     denials: mpsc::Sender<Note>,
-    keeper: Mutex<Option<Task>>,
-    _recorder: Task,
+    keeper: Mutex<Option<AbortOnDropHandle<()>>>,
+    _recorder: AbortOnDropHandle<()>,
 }
 
 impl Postgres {

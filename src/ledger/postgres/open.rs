@@ -11,11 +11,11 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::acks::Acks;
 use super::connect::{ConnectError, Connections, Server, describe, pool};
-use super::keeper::Task;
 use super::shared::{Parameters, Shared, Standing};
 use super::{Postgres, denials, keeper, schema, sql};
 use crate::config::ledger::{FencePolicy, PostgresConfig};
@@ -311,8 +311,8 @@ impl Opened {
             sleep(PAUSE).await;
         }
         let (denials, notes) = mpsc::channel(denials::MOST_WAITING);
-        let recorder = Task::spawn(denials::run(shared.clone(), notes));
-        let keeper = Task::spawn(keeper::run(shared.clone()));
+        let recorder = AbortOnDropHandle::new(tokio::spawn(denials::run(shared.clone(), notes)));
+        let keeper = AbortOnDropHandle::new(tokio::spawn(keeper::run(shared.clone())));
         Postgres { shared, denials, keeper: Mutex::new(Some(keeper)), _recorder: recorder }
     }
 }
