@@ -1,10 +1,12 @@
 # `make run` and `make test` work on a fresh Debian or Ubuntu machine with Rust.
 
-# What the build and the tests need beside Rust: a C compiler (SQLite, zstd), python3 (the oracle of the canonical
-# text), curl (the README's lines), tmux (`openexec top`), unshare, mount and kill (full and read-only disks, crashes),
-# setpriv, setsid, pgrep and ipcrm (PostgreSQL's servers), nsenter, ip and nft (pods' networks).
-PACKAGES := cmake gcc libc6-dev make python3 curl tmux util-linux mount procps iproute2 nftables
-COMMANDS := cmake cc make python3 curl tmux unshare mount kill setpriv setsid pgrep ipcrm nsenter ip nft
+# What the build and the README's lines need beside Rust: a C compiler (SQLite, zstd), curl, python3.
+RUN_PACKAGES := cmake gcc libc6-dev make curl python3
+RUN_COMMANDS := cmake cc make curl python3
+# And the tests: python3 (the oracle of the canonical text, too), tmux (`openexec top`), unshare, mount and kill (full and
+# read-only disks, crashes), setpriv, setsid, pgrep and ipcrm (PostgreSQL's servers), nsenter, ip and nft (pods' networks).
+PACKAGES := $(RUN_PACKAGES) tmux util-linux mount procps iproute2 nftables
+COMMANDS := $(RUN_COMMANDS) tmux unshare mount kill setpriv setsid pgrep ipcrm nsenter ip nft
 # Where Debian has nft, and where it is not looked for unless one is root.
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -17,7 +19,8 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: run test lint bench evidence fuzz setup tools dashboard setup-packaging deb sbom image package-test
 
-run: setup
+run:
+	@$(MAKE) --no-print-directory setup PACKAGES="$(RUN_PACKAGES)" COMMANDS="$(RUN_COMMANDS)"
 	cargo build --release
 	target/release/openexec
 

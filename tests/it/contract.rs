@@ -1,13 +1,17 @@
 //! The refusal table, row by row, and the other paths.
 
-use std::time::Duration;
+use std::net::TcpStream;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
+use chrono::{TimeDelta, Utc};
 use openexec::execute::dispatch::InvalidPayload;
 use openexec::registry::{Dispatch, Ended, Handler, Registry};
 use openexec_protocol::canonical::CanonicalText;
+use openexec_protocol::timestamp;
 use serde_json::json;
 
-use crate::support::{Approval, Setup, approved, effect, request};
+use crate::support::{Approval, Client, PATIENCE, Process, Setup, approved, effect, free, request};
 
 #[test]
 fn what_the_built_ins_do() {
@@ -95,6 +99,58 @@ fn clawshield_mode_without_its_key_or_tenant_refuses_everything() {
         let ready = server.client().get("/ready");
         assert_eq!((ready.status, ready.json()), (503, json!({"ready": false, "reasons": ["not_configured"]})));
     }
+}
+
+/// In words where they are asked for.
+#[test]
+fn the_log_says_what_is_not_configured() {
+    let setup = Setup::clawshield().without("CLAWSHIELD_SECRET_KEY").with("OPENEXEC_LOG_FORMAT", "text");
+    let (address, admin) = (free(), free());
+    let mut command = setup.command(&[]);
+    command.env("OPENEXEC_LISTEN", &address).env("OPENEXEC_ADMIN_LISTEN", &admin);
+    let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let process = Process { child, address: address.parse().unwrap(), admin: admin.parse().unwrap() };
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(process.address).is_err() {
+        assert!(Instant::now() < deadline, "not listening in time");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(Client::connect(process.admin).get("/readyz").text(), "not_configured\n");
+    process.signal("TERM");
+    let (code, log) = process.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("ClawShield mode without CLAWSHIELD_SECRET_KEY: every request is refused"), "{log}");
+    assert!(log.contains("ERROR") && !log.contains('{'), "{log}");
+}
+
+#[test]
+fn demo_mode_ignores_an_approval() {
+    let server = Setup::demo().start();
+    let forged = Approval { secret: "another", issued_at: "2001-01-01T00:00:00Z".to_owned(), ..Approval::default() };
+    let body = approved("echo", &json!({"a": 1}), "n", &forged);
+    server.execute(&body).must_be_executed(false);
+    // Nor is it used up, and its hash may be another's.
+    let of_another = approved("echo", &json!({"a": 2}), "m", &forged).replace(r#"{"a":2}"#, r#"{"a":3}"#);
+    assert_eq!(server.execute(&of_another).must_be_executed(false)["result"], json!({"echo": {"a": 3}}));
+}
+
+/// The first reason is the one that is said: time, fence, allow-list.
+#[test]
+fn time_comes_before_the_fence_and_the_fence_before_the_allow_list() {
+    // In memory everything from before this start is behind a fence.
+    let setup = Setup::clawshield().with("OPENEXEC_DB_URL", "memory:").with("OPENEXEC_ALLOWED_ACTIONS", "add");
+    let server = setup.start();
+    let must_be = |action: &str, issued_at: String, code: &str| {
+        let approval = Approval { approval_id: &format!("{action}-{code}"), issued_at, ..Approval::default() };
+        server.execute(&approved(action, &json!({}), code, &approval)).must_be(403, code, "");
+    };
+    let ago = |seconds| timestamp::print(Utc::now() - TimeDelta::seconds(seconds));
+    must_be("echo", "2001-01-01T00:00:00Z".to_owned(), "approval_expired");
+    must_be("echo", ago(60), "approval_predates_ledger");
+    must_be("add", ago(60), "approval_predates_ledger");
+    // The fence is as far ahead of the start as clocks may be apart.
+    std::thread::sleep(Duration::from_secs(2));
+    must_be("echo", ago(-29), "action_not_allowed");
 }
 
 #[test]
@@ -237,6 +293,9 @@ fn the_other_paths_of_the_0_2_0_service() {
     let ready = client.get("/ready");
     assert_eq!((ready.status, ready.json()), (200, json!({"ready": true})));
     let version = client.get("/version").json();
+    assert_eq!(version["version"], json!(env!("CARGO_PKG_VERSION")));
+    let clawshield = Setup::clawshield().start();
+    assert_eq!(clawshield.client().get("/health").json()["mode"], json!("clawshield"));
     assert!(openexec_protocol::timestamp::parse(version["timestamp"].as_str().unwrap()).is_some());
     client.get("/nope").must_be(404, "not_found", "");
     client.get("/%65xecute").must_be(404, "not_found", "");

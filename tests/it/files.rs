@@ -211,6 +211,45 @@ fn a_read_only_mount_is_said_to_be_one() {
     assert!(said.contains("cannot be opened for writing") && said.contains("Read-only file system"), "{said}");
 }
 
+/// SQLite would open it all the same, for reading.
+#[test]
+fn a_read_only_file_is_said_to_be_one() {
+    let setup = Setup::demo();
+    setup.start().stop();
+    let file = setup.ledger();
+    let file = file.display();
+    let script = format!("mount --bind {file} {file}\nmount -o remount,bind,ro {file}");
+    let output = in_mount_namespace(&setup, &script, &format!("sqlite:///{file}")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(74), "{said}");
+    assert!(said.contains("cannot be opened for writing"), "{said}");
+}
+
+#[test]
+fn what_waits_together_is_committed_together() {
+    let setup = Setup::demo();
+    let server = setup.start();
+    server.execute(&request("echo", &json!({}), "first")).must_be_executed(false);
+    let commits = || server.metric("openexec_ledger_commits_total");
+    let rows = || server.metric("openexec_ledger_batch_size_sum");
+    let (commits_before, rows_before) = (commits(), rows());
+    // Another program holds the write lock for a moment.
+    let other = Connection::open(setup.ledger()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    std::thread::scope(|scope| {
+        for at in 0..16 {
+            let server = &server;
+            let execute = move || server.execute(&request("echo", &json!({}), &at.to_string())).must_be_executed(false);
+            scope.spawn(execute);
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        other.execute_batch("ROLLBACK").unwrap();
+    });
+    assert_eq!(rows() - rows_before, 16.0);
+    // One that found the lock taken, and those that came meanwhile.
+    assert!(commits() - commits_before < 8.0, "{}", commits() - commits_before);
+}
+
 #[test]
 fn a_full_disk_refuses_and_heals() {
     let setup = Setup::demo().file("ledger: {min_free_bytes: 0}");

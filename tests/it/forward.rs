@@ -89,6 +89,7 @@ fn script(seen: &Seen, stream: &mut TcpStream) -> After {
             write(stream, "HTTP/1.1 204 No Content\r\n\r\n");
             After::Keep
         }
+        "205" => answer(stream, "205 Reset Content", "", ""),
         "302" => answer(stream, "302 Found", "Location: http://elsewhere.example/\r\n", ""),
         "404" => json_answer(stream, "404 Not Found", r#"{"error":"no such account"}"#),
         "500" => json_answer(stream, "500 Internal Server Error", r#"{"error":"after the effect"}"#),
@@ -305,6 +306,7 @@ fn an_answer_is_an_answer() {
     for (what, status, upstream_status, result) in [
         ("early answers", 200, "200", json!({"sent": true})),
         ("204", 200, "204", json!({"content_type": null, "body": ""})),
+        ("205", 200, "205", json!({"content_type": null, "body": ""})),
         ("302", 200, "302", json!({"content_type": null, "body": ""})),
         ("404", 404, "404", json!({"error": "no such account"})),
         ("500", 500, "500", json!({"error": "after the effect"})),
@@ -353,6 +355,20 @@ fn what_is_too_large_to_keep_is_described() {
     }
 }
 
+/// What other proxies call a retry: the service may have acted before it failed.
+#[test]
+fn another_address_is_not_asked_what_the_first_was() {
+    let services = [Service::start(script), Service::start(script)];
+    let [first, second] = [services[0].address, services[1].address];
+    let file = config(first, "").replace("addresses: [", &format!("addresses: [\"http://{second}\", "));
+    let server = Setup::demo().file(&file).start();
+    for what in ["reset", "close", "nothing", "half a header", "half a body, and close"] {
+        send(&server, what).must_be(504, "outcome_unknown", "");
+        assert_eq!(services.iter().map(|service| service.times(what)).sum::<usize>(), 1, "{what}");
+        must_still_work(&server);
+    }
+}
+
 #[test]
 fn headers_pass_by_name_only() {
     let service = Service::start(script);
@@ -365,6 +381,7 @@ fn headers_pass_by_name_only() {
     let again = send(&server, "imitate");
     again.must_be_executed(true);
     assert_eq!(again.header("x-request-id"), Some("r-1"), "stored with the result");
+    must_still_work(&server);
 }
 
 #[test]
@@ -402,6 +419,11 @@ fn a_payload_must_fit_its_schema() {
         refused.must_be(400, "invalid_payload", place);
         assert!(!refused.text().contains("secret-of-the-payload"), "{}", refused.text());
     }
+    // A number that JSON has, and that no schema can be asked about.
+    let demo = gate(&service, schema);
+    let too_large = request("send", &json!({"to": "ada", "amount": 1}), "n")
+        .replace(r#""amount":1"#, &format!(r#""amount":{}"#, "9".repeat(400)));
+    demo.execute(&too_large).must_be(400, "invalid_payload", "a number of the payload is too large");
     let huge = format!(r#"{{"to":"ada","amount":{}}}"#, "9".repeat(400));
     let huge = approved(
         "send",

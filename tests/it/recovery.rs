@@ -92,6 +92,45 @@ fn an_idempotent_service_is_asked_again_with_the_same_key() {
     assert_eq!((&shown["state"], &shown["settled_by"]), (&json!("DONE"), &json!("recovery: idempotent")));
 }
 
+/// They say something about the repetition only; what the first one did is as unknown as before.
+#[test]
+fn what_a_repetition_is_refused_with_settles_nothing() {
+    std::thread::scope(|scope| {
+        for (status, more) in [
+            ("409 Conflict", ""),
+            ("425 Too Early", ""),
+            ("429 Too Many Requests", ""),
+            ("500 Internal Server Error", ""),
+            ("503 Service Unavailable", ", not_executed_on: [503]"),
+        ] {
+            scope.spawn(move || {
+                let asked = Mutex::new(0);
+                let service = Service::start(move |seen, stream| {
+                    if !seen.line.starts_with("POST /send ") {
+                        return After::Close;
+                    }
+                    let mut asked = asked.lock().unwrap();
+                    *asked += 1;
+                    match *asked {
+                        1 => After::Reset,
+                        2 => json_answer(stream, status, r#"{"not":"this"}"#),
+                        _ => json_answer(stream, "201 Created", r#"{"done":"once"}"#),
+                    }
+                });
+                let server = start(service.address, &format!(", recovery: {{idempotent: {{window: 1h}}}}{more}"));
+                let body = request("send", &json!({}), "n");
+                server.execute(&body).must_be(504, "outcome_unknown", "");
+                let verdict = await_verdict(server.address, &body);
+                assert_eq!((verdict.status, &verdict.json()["result"]), (201, &json!({"done": "once"})), "{status}");
+                assert_eq!(server.metric(r#"openexec_recoveries_total{result="ask_again"}"#), 1.0, "{status}");
+                let seen = service.seen().clone();
+                assert_eq!(seen.len(), 3, "{status}");
+                assert!(seen.iter().all(|s| s.header("idempotency-key") == seen[0].header("idempotency-key")));
+            });
+        }
+    });
+}
+
 #[test]
 fn after_the_window_an_operator_decides() {
     let service = Service::start(|_, _| After::Close);
@@ -103,7 +142,9 @@ fn after_the_window_an_operator_decides() {
         assert!(Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(50));
     }
+    // The first repetition would be a second later: what it starts would not end within the window.
     let asked = service.seen().len();
+    assert_eq!(asked, 1);
     std::thread::sleep(Duration::from_millis(1_500));
     assert_eq!(service.seen().len(), asked, "not asked any more");
     server.execute(&body).must_be(409, "outcome_unknown", "");

@@ -461,6 +461,15 @@ impl Response {
         assert!(problem["detail"].as_str().unwrap().contains(detail), "{problem}");
         let retry_after = problem.get("retry_after").map(Value::to_string);
         assert_eq!(self.header("retry-after"), retry_after.as_deref());
+        let says_when = [
+            "execution_in_flight",
+            "rate_limited",
+            "upstream_unreachable",
+            "ledger_unavailable",
+            "overloaded",
+            "shutting_down",
+        ];
+        assert_eq!(retry_after.is_some(), says_when.contains(&code), "{problem}");
         assert_eq!(self.header("openexec-execution-id"), problem.get("execution_id").and_then(Value::as_str));
         assert_eq!(self.header("openexec-receipt"), None);
     }
