@@ -35,6 +35,15 @@ struct Seen {
 }
 
 impl Seen {
+    fn ask_again(&mut self, client: &mut Client, all: &[Sent]) {
+        for sent in all {
+            let response = client.execute(&sent.body);
+            let answered = self.answers.contains_key(&sent.body);
+            assert!(!answered || response.status == 200, "an answer was lost: {}", response.text());
+            self.note(sent, response.status, &response.body);
+        }
+    }
+
     fn note(&mut self, sent: &Sent, status: u16, body: &[u8]) {
         if status != 200 {
             let text = String::from_utf8_lossy(body).into_owned();
@@ -81,23 +90,13 @@ fn nothing_is_lost_changed_or_doubled_by_kill_9() {
         let mut seen = seen.lock().unwrap();
         let from = seen.sent.len().saturating_sub(2_000);
         let again: Vec<Sent> = seen.sent[from..].to_vec();
-        for sent in again {
-            let response = client.execute(&sent.body);
-            let answered = seen.answers.contains_key(&sent.body);
-            assert!(!answered || response.status == 200, "an answer was lost: {}", response.text());
-            seen.note(&sent, response.status, &response.body);
-        }
+        seen.ask_again(&mut client, &again);
     }
     // All of them once more: what was answered before many kills, too.
     let mut seen = seen.into_inner().unwrap();
     let server = setup.spawn();
     let mut client = Client::connect(server.address);
-    for sent in seen.sent.clone() {
-        let response = client.execute(&sent.body);
-        let answered = seen.answers.contains_key(&sent.body);
-        assert!(!answered || response.status == 200, "an answer was lost: {}", response.text());
-        seen.note(&sent, response.status, &response.body);
-    }
+    seen.ask_again(&mut client, &seen.sent.clone());
     drop(server);
     // The file's own word, by a program that is not the server.
     let ledger = rusqlite::Connection::open(setup.ledger()).unwrap();

@@ -50,10 +50,10 @@ fn await_verdict(address: SocketAddr, body: &str) -> Response {
     }
 }
 
-#[test]
-fn an_idempotent_service_is_asked_again_with_the_same_key() {
+/// Resets the first, refuses the second so, and does the third.
+fn refuses_a_repetition(status: &'static str) -> Service {
     let asked = Mutex::new(0);
-    let service = Service::start(move |seen, stream| {
+    Service::start(move |seen, stream| {
         if !seen.line.starts_with("POST /send ") {
             return After::Close;
         }
@@ -61,11 +61,16 @@ fn an_idempotent_service_is_asked_again_with_the_same_key() {
         *asked += 1;
         match *asked {
             1 => After::Reset,
-            2 => answer(stream, "503 Service Unavailable", "", "still starting"),
+            2 => json_answer(stream, status, r#"{"not":"this"}"#),
             3 => json_answer(stream, "201 Created", r#"{"done":"once"}"#),
             _ => json_answer(stream, "500 Internal Server Error", "{}"),
         }
-    });
+    })
+}
+
+#[test]
+fn an_idempotent_service_is_asked_again_with_the_same_key() {
+    let service = refuses_a_repetition("503 Service Unavailable");
     let server = start(service.address, ", recovery: {idempotent: {window: 1h}}");
     let body = request("send", &json!({"a": 1.0}), "n");
     let first = server.execute(&body);
@@ -104,19 +109,7 @@ fn what_a_repetition_is_refused_with_settles_nothing() {
             ("503 Service Unavailable", ", not_executed_on: [503]"),
         ] {
             scope.spawn(move || {
-                let asked = Mutex::new(0);
-                let service = Service::start(move |seen, stream| {
-                    if !seen.line.starts_with("POST /send ") {
-                        return After::Close;
-                    }
-                    let mut asked = asked.lock().unwrap();
-                    *asked += 1;
-                    match *asked {
-                        1 => After::Reset,
-                        2 => json_answer(stream, status, r#"{"not":"this"}"#),
-                        _ => json_answer(stream, "201 Created", r#"{"done":"once"}"#),
-                    }
-                });
+                let service = refuses_a_repetition(status);
                 let server = start(service.address, &format!(", recovery: {{idempotent: {{window: 1h}}}}{more}"));
                 let body = request("send", &json!({}), "n");
                 server.execute(&body).must_be(504, "outcome_unknown", "");
