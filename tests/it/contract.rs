@@ -2,6 +2,7 @@
 
 use std::net::TcpStream;
 use std::process::Stdio;
+use std::sync::{Mutex, Once};
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
@@ -247,11 +248,37 @@ fn what_became_of_a_dispatch_is_said_the_same_way_ever_after() {
     }
 }
 
+/// The errors that servers of this process have logged, from the first call on.
+fn errors_logged() -> String {
+    static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+    static STARTED: Once = Once::new();
+    struct Lines;
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            LINES.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    STARTED.call_once(|| {
+        tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).with_ansi(false).with_writer(|| Lines).init()
+    });
+    String::from_utf8(LINES.lock().unwrap().clone()).unwrap()
+}
+
 #[test]
 fn a_defect_is_a_500_with_an_id_and_no_end() {
+    errors_logged();
     let server = Setup::demo().registry(scripted()).start();
     let body = request("panics", &json!({}), "n");
-    server.execute(&body).must_be(500, "internal_error", "its log has more about");
+    let defect = server.execute(&body);
+    defect.must_be(500, "internal_error", "its log has more about");
+    let id = defect.json()["detail"].as_str().unwrap().rsplit_once(' ').unwrap().1.to_owned();
+    let log = errors_logged();
+    assert!(log.lines().any(|line| line.contains(&id) && line.contains("panic")), "{id} is not in {log}");
     // The nonce is not stuck.
     server.execute(&body).must_be(500, "internal_error", "its log has more about");
     server.must_be_well();

@@ -6,9 +6,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use chrono::{TimeDelta, Utc};
+use openexec_protocol::timestamp;
 use rusqlite::Connection;
 use serde_json::json;
 
+use crate::forward::config;
+use crate::service::{Service, json as json_answer};
 use crate::support::{Approval, Client, PATIENCE, Process, Setup, approved, free, request, wait};
 
 /// A start that fails: its exit code, and what it says.
@@ -145,6 +149,148 @@ fn a_damaged_file_is_found_by_the_check_after_a_crash() {
     connection.execute("UPDATE meta SET value = '0' WHERE key = 'clean'", []).unwrap();
     drop(connection);
     must_not_start(&setup, 74, &["damaged", "backup"]);
+}
+
+/// Met while it serves: by a claim, and by a look-up, each of which needs the page.
+#[test]
+fn damage_that_is_met_while_serving_ends_the_process() {
+    let claims = approved("echo", &json!({}), "m", &Approval { approval_id: "approval-2", ..Approval::default() });
+    // Expired, which is said only of a nonce that has no answer yet.
+    let issued_at = timestamp::print(Utc::now() - TimeDelta::minutes(30));
+    let looks_up = approved("echo", &json!({}), "n", &Approval { issued_at, ..Approval::default() });
+    for body in [claims, looks_up] {
+        let setup = Setup::clawshield();
+        let server = setup.start();
+        server.execute(&approved("echo", &json!({}), "n", &Approval::default())).must_be_executed(false);
+        server.stop();
+        let connection = Connection::open(setup.ledger()).unwrap();
+        let (page, size): (u32, u32) = connection
+            .query_row(
+                "SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size WHERE type = 'index' AND sql LIKE '%(tenant, nonce)%'",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .unwrap();
+        drop(connection);
+        let (page, size) = (page as usize, size as usize);
+        let mut bytes = std::fs::read(setup.ledger()).unwrap();
+        bytes[(page - 1) * size..page * size].fill(0xa5);
+        std::fs::write(setup.ledger(), &bytes).unwrap();
+        // It was closed cleanly, so that the start does not read all of it.
+        let process = setup.spawn();
+        assert!(Client::connect(process.address).try_execute(&body).is_none(), "nobody is told anything");
+        must_have_died_of_its_file(process);
+        must_not_start(&setup, 74, &["damaged", "backup"]);
+    }
+}
+
+#[track_caller]
+fn must_have_died_of_its_file(process: Process) {
+    let (code, log) = process.end();
+    assert_eq!(code, Some(74), "{log}");
+    assert!(log.contains("can no longer be trusted"), "{log}");
+}
+
+/// Nobody is told of a commit that failed, and nothing is sent for it. Later the file's own word counts: what was written
+/// is there, since the machine has not failed, whether or not it could be synced.
+#[test]
+fn a_disk_that_fails_a_write_or_a_sync_ends_the_process() {
+    enum Then {
+        Executed { replayed: bool },
+        Unknown,
+    }
+    let library = tempfile::tempdir().unwrap();
+    let library = library.path().join("failing_disk.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/failing_disk.c");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap();
+    assert!(built.success());
+    for (what, claim, outcome) in [
+        ("SYNCS_FAIL", Then::Unknown, Then::Executed { replayed: true }),
+        ("WRITES_FAIL", Then::Executed { replayed: false }, Then::Unknown),
+    ] {
+        let setup = Setup::demo();
+        let fails = setup.directory.path().join("fails");
+        let breaks = fails.clone();
+        let service = Service::start(move |seen, stream| {
+            if seen.asked() == "outcome" {
+                std::fs::write(&breaks, "").unwrap();
+            }
+            json_answer(stream, "200 OK", "{}")
+        });
+        let setup = setup
+            .with("LD_PRELOAD", library.to_str().unwrap())
+            .with(what, fails.to_str().unwrap())
+            .file(&config(service.address, ""));
+        for (commit, sent, then) in [("claim", 0, &claim), ("outcome", 1, &outcome)] {
+            let process = setup.spawn();
+            let stored = request("echo", &json!({}), commit);
+            let first = Client::connect(process.address).execute(&stored);
+            first.must_be_executed(false);
+            if commit == "claim" {
+                std::fs::write(&fails, "").unwrap();
+            }
+            let body = request("send", &json!({"do": commit}), &format!("send-{commit}"));
+            assert!(Client::connect(process.address).try_execute(&body).is_none(), "nobody is told anything");
+            must_have_died_of_its_file(process);
+            assert_eq!(service.times(commit), sent, "{what}: {commit}");
+            std::fs::remove_file(&fails).unwrap();
+            let process = setup.spawn();
+            let mut client = Client::connect(process.address);
+            assert_eq!(client.execute(&stored).body, first.body);
+            let again = client.execute(&body);
+            match then {
+                Then::Executed { replayed } => drop(again.must_be_executed(*replayed)),
+                Then::Unknown => again.must_be(409, "outcome_unknown", ""),
+            }
+            let sent = sent + usize::from(matches!(then, Then::Executed { replayed: false }));
+            assert_eq!(service.times(commit), sent, "{what}: {commit}");
+            client.execute(&request("send", &json!({}), &format!("innocent-{commit}"))).must_be_executed(false);
+        }
+    }
+}
+
+/// The whole file is read first. A program that reads an old state of it holds that up here, for five seconds at most.
+#[test]
+fn while_the_file_is_checked_nothing_is_executed_and_it_is_said_why() {
+    let in_time = (0..5).any(|_| is_seen_while_it_is_checked());
+    assert!(in_time, "it was never looked at before the five seconds were over");
+}
+
+/// `false` where this machine was too busy to look in time.
+fn is_seen_while_it_is_checked() -> bool {
+    let setup = Setup::demo();
+    let killed = setup.spawn();
+    let body = request("echo", &json!({}), "1");
+    let first = Client::connect(killed.address).execute(&body);
+    first.must_be_executed(false);
+    drop(killed);
+    let reader = Connection::open(setup.ledger()).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM executions").unwrap();
+    let began = Instant::now();
+    let server = setup.start();
+    let readyz = || Client::connect(server.admin).get("/readyz");
+    let (probe, ready) = (readyz(), server.client().get("/ready"));
+    let live = Client::connect(server.admin).get("/livez");
+    let new = server.execute(&request("echo", &json!({}), "2"));
+    let known = server.execute(&body);
+    if began.elapsed() >= Duration::from_secs(5) {
+        return false;
+    }
+    assert_eq!((probe.status, probe.text()), (503, "ledger_checking\n".to_owned()));
+    assert_eq!(ready.json(), json!({"ready": false, "reasons": ["ledger_checking"]}));
+    assert_eq!(live.status, 200);
+    new.must_be(503, "ledger_unavailable", "");
+    // Nor is anybody answered from what may be damaged.
+    known.must_be(503, "ledger_unavailable", "");
+    reader.execute_batch("ROLLBACK").unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while readyz().status != 200 {
+        assert!(Instant::now() < deadline, "still {}", readyz().text());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(server.execute(&body).body, first.body);
+    server.execute(&request("echo", &json!({}), "2")).must_be_executed(false);
+    true
 }
 
 /// It was made, and nothing was ever served from it: there is nothing that it could have forgotten.

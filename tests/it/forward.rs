@@ -1,15 +1,16 @@
 //! Actions that a service does, and every way in which it or the network can fail.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::service::{After, Seen, Service, answer, json as json_answer, write};
-use crate::support::{Approval, Response, Server, Setup, approved, request};
+use crate::support::{Approval, PATIENCE, Response, Server, Setup, approved, request};
 
 /// What the service does is in the payload's `do`.
 fn script(seen: &Seen, stream: &mut TcpStream) -> After {
@@ -62,7 +63,7 @@ fn script(seen: &Seen, stream: &mut TcpStream) -> After {
             After::Close
         }
         "continue without end" => loop {
-            if std::io::Write::write_all(stream, b"HTTP/1.1 100 Continue\r\n\r\n").is_err() {
+            if stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").is_err() {
                 return After::Close;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -74,7 +75,7 @@ fn script(seen: &Seen, stream: &mut TcpStream) -> After {
         "drip" => {
             write(stream, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n");
             loop {
-                if std::io::Write::write_all(stream, b"x").is_err() {
+                if stream.write_all(b"x").is_err() {
                     return After::Close;
                 }
                 std::thread::sleep(Duration::from_millis(5));
@@ -114,7 +115,7 @@ fn script(seen: &Seen, stream: &mut TcpStream) -> After {
         "a body without end" => {
             write(stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
             let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
-            while std::io::Write::write_all(stream, chunk.as_bytes()).is_ok() {}
+            while stream.write_all(chunk.as_bytes()).is_ok() {}
             After::Close
         }
         "imitate" => answer(
@@ -139,7 +140,11 @@ fn script(seen: &Seen, stream: &mut TcpStream) -> After {
             std::thread::sleep(Duration::from_millis(400));
             json_answer(stream, "200 OK", ok)
         }
-        _ => json_answer(stream, "200 OK", ok),
+        // A string of so many bytes, with its quotation marks.
+        other => match other.strip_prefix("exactly ").and_then(|count| count.parse::<usize>().ok()) {
+            Some(count) => json_answer(stream, "200 OK", &format!("\"{}\"", "x".repeat(count - 2))),
+            None => json_answer(stream, "200 OK", ok),
+        },
     }
 }
 
@@ -355,6 +360,28 @@ fn what_is_too_large_to_keep_is_described() {
     }
 }
 
+#[test]
+fn a_result_is_kept_and_read_to_its_last_byte() {
+    let service = Service::start(script);
+    let server = gate(&service, ", result: {kept_bytes: 1000, read_bytes: 2000}");
+    let hash = |count: usize| {
+        let body = format!("\"{}\"", "x".repeat(count - 2));
+        Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    for (count, result) in [
+        (1_000, json!("x".repeat(998))),
+        (1_001, json!({"truncated": true, "bytes": 1_001, "sha256": hash(1_001)})),
+        (2_000, json!({"truncated": true, "bytes": 2_000, "sha256": hash(2_000)})),
+        (2_001, json!({"truncated": true, "bytes": 2_000})),
+    ] {
+        let what = format!("exactly {count}");
+        let first = send(&server, &what).must_be_executed(false);
+        assert_eq!(first["result"], result, "{count}");
+        assert_eq!(send(&server, &what).must_be_executed(true), first, "{count}");
+        must_still_work(&server);
+    }
+}
+
 /// What other proxies call a retry: the service may have acted before it failed.
 #[test]
 fn another_address_is_not_asked_what_the_first_was() {
@@ -419,6 +446,14 @@ fn a_payload_must_fit_its_schema() {
         refused.must_be(400, "invalid_payload", place);
         assert!(!refused.text().contains("secret-of-the-payload"), "{}", refused.text());
     }
+    // However deep, by its JSON pointer (RFC 6901).
+    let nested = ", schema: {properties: {lines: {items: {properties: {'a/b': {type: string}}}}}}";
+    let nested = gate(&service, nested);
+    let payload = json!({"do": "nested", "lines": [{"a/b": "good"}, {"a/b": 7_654_321}]});
+    let refused = nested.execute(&request("send", &payload, "n"));
+    refused.must_be(400, "invalid_payload", "`/lines/1/a~1b`");
+    assert!(!refused.text().contains("7654321"), "{}", refused.text());
+    assert_eq!(service.seen().len(), 0);
     // A number that JSON has, and that no schema can be asked about.
     let demo = gate(&service, schema);
     let too_large = request("send", &json!({"to": "ada", "amount": 1}), "n")
@@ -453,17 +488,33 @@ fn a_payload_cannot_make_the_schemas_patterns_slow() {
 #[test]
 fn a_client_that_leaves_changes_nothing() {
     let service = Service::start(script);
-    let server = Setup::demo().file(&config(service.address, "").replace("500ms", "10s")).start();
-    let body = request("send", &json!({"do": "slowly"}), "n");
-    let mut client = server.client();
-    use std::io::Write;
-    let head = "POST /execute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length:";
-    client.stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
-    service.await_asked("slowly");
-    drop(client);
-    let retry = server.execute(&body);
-    assert_eq!(retry.json()["result"], json!({"sent": true}));
-    assert_eq!(service.times("slowly"), 1);
+    let setup = Setup::demo().file(&config(service.address, "").replace("500ms", "10s"));
+    let server = setup.start();
+    let asked_again = request("send", &json!({"do": "slowly"}), "asked again");
+    let left_alone = request("send", &json!({"do": "slowly"}), "left alone");
+    let leave = |body: &str, times: usize| {
+        let mut client = server.client();
+        let head = "POST /execute HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length:";
+        client.stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while service.times("slowly") < times {
+            assert!(Instant::now() < deadline, "not sent");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    // While it runs, its retry waits for what comes of it.
+    leave(&asked_again, 1);
+    assert_eq!(server.execute(&asked_again).json()["result"], json!({"sent": true}));
+    // Nobody asks for the other one before it is recorded, nor before the next start.
+    leave(&left_alone, 2);
+    server.await_metric(r#"openexec_executions_total{action="send",outcome="done"}"#, 2.0);
+    must_still_work(&server);
+    server.stop();
+    let server = setup.start();
+    for body in [&asked_again, &left_alone] {
+        assert_eq!(server.execute(body).must_be_executed(true)["result"], json!({"sent": true}));
+    }
+    assert_eq!(service.times("slowly"), 2);
     must_still_work(&server);
 }
 

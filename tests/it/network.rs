@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use openexec::config::Config;
@@ -13,7 +14,7 @@ use openexec::upstream::{Upstream, body_of};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
@@ -133,6 +134,67 @@ fn requests_take_turns_and_go_where_it_works() {
     assert_eq!(server.metric(r#"openexec_upstream_connections_total{how="failed",upstream="service"}"#), 1.0);
 }
 
+/// By exchanges that fail in a row, not by connections only: it is tried last, for a while.
+#[test]
+fn an_address_whose_exchanges_fail_is_left_out_for_a_while() {
+    let failing = Service::start(|seen, stream| match seen.asked().as_str() {
+        "fail" => After::Close,
+        _ => ok(seen, stream),
+    });
+    let good = Service::start(ok);
+    let list = format!("\"http://{}\", \"http://{}\"", failing.address, good.address);
+    let eject = Duration::from_secs(5);
+    let server = Setup::demo().file(&addresses(&list, ", health: {passive: {failures: 2, eject: 5s}}")).start();
+    let mut nonce = 0;
+    // Two requests: one for each address, while both are used. How many of them got an answer.
+    let mut two = |what: &str| {
+        (0..2)
+            .filter(|_| {
+                nonce += 1;
+                server.execute(&request("send", &json!({"do": what}), &nonce.to_string())).status == 200
+            })
+            .count()
+    };
+    // One failure is not two, and neither are two with a success between.
+    assert_eq!([two("fail"), two("ok"), two("fail"), two("ok")], [1, 2, 1, 2]);
+    assert_eq!((failing.seen().len(), good.seen().len()), (4, 4));
+    let ejected = Instant::now();
+    assert_eq!([two("fail"), two("fail")], [1, 1]);
+    let answered = [two("fail"), two("ok"), two("fail")];
+    if ejected.elapsed() < eject {
+        assert_eq!((answered, failing.seen().len()), ([2, 2, 2], 6), "it is tried last");
+    }
+    std::thread::sleep(eject);
+    let (at_the_failing, at_the_good) = (failing.seen().len(), good.seen().len());
+    assert_eq!(two("ok"), 2);
+    assert_eq!((failing.seen().len(), good.seen().len()), (at_the_failing + 1, at_the_good + 1), "it has its turn");
+}
+
+#[test]
+fn no_more_connections_wait_than_may() {
+    for (max_idle, opened) in [(1, 3.0), (2, 2.0)] {
+        let both = std::sync::Barrier::new(2);
+        let service = Service::start(move |seen, stream| {
+            both.wait();
+            ok(seen, stream)
+        });
+        let list = format!("\"http://{}\"", service.address);
+        let server = Setup::demo().file(&addresses(&list, &format!(", max_idle: {max_idle}"))).start();
+        for pair in 0..2 {
+            std::thread::scope(|scope| {
+                for one in 0..2 {
+                    let server = &server;
+                    scope.spawn(move || send(server, &format!("{pair}-{one}")).must_be_executed(false));
+                }
+            });
+        }
+        let connections =
+            |how: &str| format!("openexec_upstream_connections_total{{how=\"{how}\",upstream=\"service\"}}");
+        assert_eq!(server.metric(&connections("opened")), opened, "{max_idle}");
+        assert_eq!(server.metric(&connections("reused")), 4.0 - opened, "{max_idle}");
+    }
+}
+
 #[test]
 fn the_least_busy_address_is_next() {
     let slow = Service::start(|seen, stream| {
@@ -157,7 +219,7 @@ fn an_address_that_fails_its_checks_is_tried_last_until_it_passes_them() {
     let sick = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let state = sick.clone();
     let first = Service::start(move |seen, stream| match seen.line.as_str() {
-        "GET /healthz HTTP/1.1" if state.load(std::sync::atomic::Ordering::SeqCst) => {
+        "GET /healthz HTTP/1.1" if state.load(Ordering::SeqCst) => {
             service::answer(stream, "503 Service Unavailable", "", "")
         }
         _ => ok(seen, stream),
@@ -173,7 +235,7 @@ fn an_address_that_fails_its_checks_is_tried_last_until_it_passes_them() {
     }
     let sent = |service: &Service| service.seen().iter().filter(|seen| seen.line.starts_with("POST")).count();
     assert_eq!((sent(&first), sent(&second)), (0, 6));
-    sick.store(false, std::sync::atomic::Ordering::SeqCst);
+    sick.store(false, Ordering::SeqCst);
     server.await_metric(healthy, 2.0);
     for at in 6..12 {
         send(&server, &at.to_string()).must_be_executed(false);
@@ -235,10 +297,21 @@ impl Authority {
     }
 
     /// A TLS service with this certificate; with `clients` it wants one of theirs.
-    pub fn serve(&self, name: &str, days: i64, clients: Option<&Authority>) -> std::net::SocketAddr {
+    pub fn serve(&self, name: &str, days: i64, clients: Option<&Authority>) -> SocketAddr {
+        self.serve_counting(name, days, clients, rustls::DEFAULT_VERSIONS).0
+    }
+
+    /// In these versions; how many requests it saw, too.
+    fn serve_counting(
+        &self,
+        name: &str,
+        days: i64,
+        clients: Option<&Authority>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> (SocketAddr, Arc<AtomicUsize>) {
         let (certificate, key) = self.issue(name, days);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+        let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions);
         let builder = match clients {
             None => builder.unwrap().with_no_client_auth(),
             Some(clients) => {
@@ -252,20 +325,23 @@ impl Authority {
         let config = builder.with_single_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap()).unwrap();
         let config = Arc::new(config);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let (address, requests) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+        let seen = requests.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
+                let seen = seen.clone();
                 let connection = ServerConnection::new(config.clone()).unwrap();
                 let mut stream = StreamOwned::new(connection, stream.unwrap());
                 std::thread::spawn(move || {
                     let mut buffer = Vec::new();
                     while service::read(&mut stream, &mut buffer).is_some() {
+                        seen.fetch_add(1, Ordering::SeqCst);
                         json_answer(&mut stream, "200 OK", r#"{"sent":true}"#);
                     }
                 });
             }
         });
-        address
+        (address, requests)
     }
 }
 
@@ -304,22 +380,30 @@ fn a_certificate_must_be_good() {
 #[test]
 fn a_service_may_want_a_certificate_of_ours() {
     let (ours, theirs) = (Authority::new(), Authority::new());
-    let port = theirs.serve("localhost", 10, Some(&ours)).port();
     let (certificate, key) = ours.issue("gate", 10);
     let (stranger, strangers_key) = theirs.issue("stranger", 10);
-    let file = |certificate: &str, key: &str| {
+    let file = |port: u16, certificate: &str, key: &str| {
         let tls = format!("ca: \"{}\", certificate: \"{certificate}\", key: \"{key}\"", theirs.path("ca.pem"));
         addresses(&format!("\"https://localhost:{port}\""), &format!(", tls: {{{tls}}}"))
     };
-    let server = Setup::demo().file(&file(&certificate, &key)).start();
-    send(&server, "n").must_be_executed(false);
-    // In TLS 1.3 the refusal comes after the request was written: then nobody can know.
-    let server = Setup::demo().file(&file(&stranger, &strangers_key)).start();
-    let refused = send(&server, "n");
-    let code = refused.json()["code"].as_str().unwrap().to_owned();
-    assert!(matches!(code.as_str(), "outcome_unknown" | "not_executed" | "upstream_unreachable"), "{code}");
-    server.execute(&request("echo", &json!({}), "innocent")).must_be_executed(false);
-    let without = Setup::demo().file(&file(&certificate, "/nowhere.key"));
+    // In TLS 1.2 the refusal is part of the handshake. In 1.3 it may come before the request is written, in the middle,
+    // or behind it, and only in the first case it is certain that nothing was sent.
+    for (version, codes) in [
+        (&rustls::version::TLS12, &["upstream_unreachable"][..]),
+        (&rustls::version::TLS13, &["outcome_unknown", "not_executed", "upstream_unreachable"]),
+    ] {
+        let (address, requests) = theirs.serve_counting("localhost", 10, Some(&ours), &[version]);
+        let server = Setup::demo().file(&file(address.port(), &stranger, &strangers_key)).start();
+        let refused = send(&server, "n");
+        let code = refused.json()["code"].as_str().unwrap().to_owned();
+        assert!(codes.contains(&code.as_str()), "{version:?}: {code}");
+        assert_eq!(requests.load(Ordering::SeqCst), 0, "{version:?}");
+        server.execute(&request("echo", &json!({}), "innocent")).must_be_executed(false);
+        let server = Setup::demo().file(&file(address.port(), &certificate, &key)).start();
+        send(&server, "n").must_be_executed(false);
+        assert_eq!(requests.load(Ordering::SeqCst), 1, "{version:?}");
+    }
+    let without = Setup::demo().file(&file(1, &certificate, "/nowhere.key"));
     let problems = Config::load(without.config_path().as_deref(), &without.environment).unwrap_err().to_string();
     assert!(problems.contains("/nowhere.key"), "{problems}");
 }

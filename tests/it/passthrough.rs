@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use openexec::config::Config;
 use openexec::execute::front::PATHS;
 use serde_json::json;
 
@@ -174,6 +175,42 @@ fn nothing_else_does() {
     }
     assert_eq!(service.seen().len(), 0, "not one of them reached it");
     must_still_work(&server);
+}
+
+/// An action is what its service does on a path, whatever the query, and whatever name the service has here.
+#[test]
+fn another_name_of_the_service_and_a_query_are_no_ways_around() {
+    let service = Service::start(script);
+    let (by_address, by_name) = (service.address, format!("localhost:{}", service.address.port()));
+    let server = Setup::demo()
+        .file(&format!(
+            "upstreams:
+  service: {{addresses: [\"http://{by_address}\"]}}
+  alias: {{addresses: [\"http://127.0.0.1:9\", \"http://{by_address}\"]}}
+  other: {{addresses: [\"http://{by_name}\"]}}
+actions:
+  send: {{upstream: service, path: '/docs/send?how=mail'}}
+  told: {{upstream: other, path: '/docs/told'}}
+passthrough: [{{upstream: alias, methods: [GET], path: /docs}}]"
+        ))
+        .start();
+    for path in ["/docs/send", "/docs/send?how=mail", "/docs/send?how=post", "/docs/send/", "/docs/told", "/docs/told?"]
+    {
+        let answer = get(&server, path);
+        assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
+    }
+    assert!(service.seen().is_empty());
+    must_still_work(&server);
+    server.execute(&request("send", &json!({}), "n")).must_be_executed_text();
+    assert_eq!(service.seen().last().unwrap().line, "POST /docs/send?how=mail HTTP/1.1");
+    // Nor may more than reading go through to it by its other name.
+    let setup = Setup::demo().file(&format!(
+        "upstreams: {{service: {{addresses: [\"http://{by_address}\"]}}, alias: {{addresses: [\"http://{by_address}\"]}}}}
+actions: {{send: {{upstream: service, path: /docs/send}}}}
+passthrough: [{{upstream: alias, methods: [POST], path: /docs}}]"
+    ));
+    let problems = Config::load(setup.config_path().as_deref(), &setup.environment).unwrap_err().to_string();
+    assert!(problems.contains("only GET and HEAD may go through"), "{problems}");
 }
 
 #[test]

@@ -104,6 +104,7 @@ fn the_lines_of_the_readme_do_what_it_says() {
     };
     let executed: Value = serde_json::from_str(executed).unwrap();
     assert_eq!(executed["result"]["echo"]["msg"], "hello");
+    assert!(directory.path().join("openexec.db").is_file(), "the ledger is a file, where it is said to be");
     for line in [
         format!("OpenExec-Execution-Id: {}", executed["id"].as_str().unwrap()),
         format!("OpenExec-Receipt: {}", executed["receipt"].as_str().unwrap()),
@@ -138,8 +139,23 @@ fn the_lines_of_the_examples(directory: &Path) {
     let mails = block("OpenExec-Upstream-Status: 202\r\nContent-Length").to_lowercase();
     assert!(mails.contains("http/1.1 202") && mails.contains("openexec-replayed: false"), "{mails}");
     assert_eq!(mails.lines().filter(|line| line.contains("it is paid.")).count(), 1, "one mail left: {mails}");
-    assert!(block("invalid_payload").contains("/amount"));
-    assert!(block("action-service-rust/data").contains("message_id"));
+    let transfers = block("invalid_payload");
+    let (transfer, refused) = transfers.split_once('\n').unwrap();
+    let transfer: Value = serde_json::from_str(transfer).unwrap();
+    assert_eq!((&transfer["action"], &transfer["approved"]), (&"payments.transfer".into(), &true.into()));
+    assert!(transfer["result"]["transfer_id"].is_string(), "{transfer}");
+    assert!(refused.contains("/amount"), "{refused}");
+    // Two answers, which are the same, and one line of the outbox.
+    let under_one_key: Vec<&str> = block("Under one key").lines().collect();
+    let [first, second, ref outbox @ ..] = under_one_key[..] else { panic!("{under_one_key:?}") };
+    assert!(first.contains("message_id"), "{first}");
+    assert_eq!((first, outbox.len()), (second, 1), "{under_one_key:?}");
+    let in_rust = printed.iter().skip_while(|block| !block.contains("action-service-rust/data")).nth(1).unwrap();
+    let in_rust: Vec<Value> = in_rust.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [sent, known, first, second] = &in_rust[..] else { panic!("{in_rust:?}") };
+    assert_eq!((&sent["approved"], &sent["result"]), (&true.into(), known));
+    assert!(known["message_id"].is_string() && first["message_id"].is_string(), "{in_rust:?}");
+    assert_eq!(first, second);
     let conversation = block("(checked)");
     for words in ["proposes mail.send", "signs, approval", "executed it, status 202", "The receipt is"] {
         assert!(conversation.contains(words), "{words}: {conversation}");

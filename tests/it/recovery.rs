@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -183,6 +183,56 @@ fn a_service_may_be_asked_what_became_of_a_key() {
         assert_eq!(probe.line, format!("GET /status/{id}?v=1 HTTP/1.1"));
         assert_eq!((probe.header("idempotency-key"), probe.header("x-team")), (Some(id.as_str()), Some("ops")));
     }
+}
+
+/// A service that resets the action, which has two seconds, and answers those who ask so; when it was asked.
+fn probes(answer_with: &'static str, policy: &str) -> (Service, Arc<Mutex<Vec<Instant>>>, Server) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let note = asked.clone();
+    let service = Service::start(move |seen, stream| {
+        if seen.line.starts_with("POST") {
+            return After::Reset;
+        }
+        note.lock().unwrap().push(Instant::now());
+        answer(stream, answer_with, "", "")
+    });
+    let file = config(service.address, &format!(", recovery: {{probe: {{path: '/status/{{key}}', {policy}}}}}"));
+    let server = with_tokens(Setup::demo()).file(&file.replace("500ms", "2s")).start();
+    (service, asked, server)
+}
+
+/// What it does not know yet it may still be doing.
+#[test]
+fn a_probe_is_believed_that_nothing_happened_only_when_the_time_to_settle_is_over() {
+    let (service, asked, server) = probes("404 Not Found", "settle: 2s");
+    let began = Instant::now();
+    let body = request("send", &json!({}), "n");
+    server.execute(&body).must_be(504, "outcome_unknown", "");
+    await_verdict(server.address, &body).must_be(409, "not_executed", "certain");
+    // From when the action's own time was over. It is asked after one second, three and seven.
+    assert!(began.elapsed() >= Duration::from_secs(4), "{:?}", began.elapsed());
+    let asked = asked.lock().unwrap().clone();
+    assert!(asked.len() >= 2, "it was asked before, and not believed");
+    // A second, and twice as long each time.
+    let pauses = std::iter::once(began).chain(asked.clone()).zip(asked).map(|(before, after)| after - before);
+    for (pause, least) in pauses.zip([1, 2, 4]) {
+        assert!(pause >= Duration::from_secs(least), "{pause:?} where at least {least} s were to pass");
+    }
+    assert_eq!(service.seen().iter().filter(|seen| seen.line.starts_with("POST")).count(), 1);
+}
+
+#[test]
+fn after_the_window_of_a_probe_an_operator_decides() {
+    let (service, asked, server) = probes("503 Service Unavailable", "settle: 0s, window: 6s");
+    let body = request("send", &json!({}), "n");
+    server.execute(&body).must_be(504, "outcome_unknown", "");
+    server.await_metric(r#"openexec_recoveries_total{result="operator"}"#, 1.0);
+    // After one second and three; after seven the window is over.
+    assert_eq!(asked.lock().unwrap().len(), 2);
+    assert_eq!(server.metric(r#"openexec_recoveries_total{result="ask_again"}"#), 2.0);
+    assert_eq!(service.seen().len(), 3);
+    server.execute(&body).must_be(409, "outcome_unknown", "");
+    assert_eq!(server.metric("openexec_unknown_executions"), 1.0);
 }
 
 fn held(seen: &Seen, stream: &mut TcpStream) -> After {

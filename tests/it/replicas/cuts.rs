@@ -1,11 +1,16 @@
 //! Connections that end between a commit and its acknowledgement, or before the statement arrives.
 
 use std::collections::HashMap;
+use std::net::Shutdown;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::json;
 
-use super::{CLAIM, CONFIRM, RECORD, actions, ask, must_work_again, replica, start, through, until, until_not, wish};
+use super::{
+    CLAIM, CONFIRM, RECORD, actions, ask, must_work, must_work_again, replica, start, through, until, until_not, wish,
+};
 use crate::database::{Postgres, Proxy};
 use crate::service::{Service, json as json_answer};
 use crate::support::Server;
@@ -114,6 +119,44 @@ fn a_claim_that_cannot_be_confirmed_is_withdrawn_and_executed_when_it_is_asked_f
     assert_eq!(cut.service.times("ok"), 1);
     assert!(count(&cut.proxy, "DELETE FROM openexec_executions e USING") > 0, "it was withdrawn");
     must_work_again(cut.replica.address);
+}
+
+/// The service closes what was kept open, while the database takes its time with the claim.
+#[test]
+fn a_connection_that_ends_between_the_claim_and_the_first_byte_has_certainly_carried_nothing() {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let keep = kept.clone();
+    let service = Service::start(move |_, stream| {
+        keep.lock().unwrap().push(stream.try_clone().unwrap());
+        json_answer(stream, "200 OK", "{}")
+    });
+    let server = Postgres::shared();
+    let url = server.new_database();
+    let proxy = Proxy::start(server.port());
+    let replica = start(&replica(&through(&proxy, server, &url), &actions(service.address, "1s", "60s")));
+    for (at, action) in ["plain", "keyed"].into_iter().enumerate() {
+        // On one connection, and so on the thread that also hears of the end of what is kept open.
+        let mut client = replica.client();
+        client.execute(&wish("plain", "ok", &format!("before-{at}"))).must_be_executed(false);
+        let opened = service.connections.load(Ordering::SeqCst);
+        let body = wish(action, "lost", &format!("n-{at}"));
+        let refused = std::thread::scope(|scope| {
+            let held = proxy.held();
+            proxy.hold(CLAIM);
+            let fresh = scope.spawn(|| client.execute(&body));
+            until("the claim is held", || proxy.held() > held);
+            kept.lock().unwrap().drain(..).for_each(|stream| stream.shutdown(Shutdown::Both).unwrap_or(()));
+            // It arrives.
+            std::thread::sleep(Duration::from_millis(100));
+            proxy.release();
+            fresh.join().unwrap()
+        });
+        refused.must_be(409, "not_executed", "certain");
+        assert_eq!(service.connections.load(Ordering::SeqCst), opened, "it is not sent on another connection, either");
+        assert_eq!(replica.execute(&body).json(), refused.json(), "and that is the end of it");
+        must_work(replica.address);
+    }
+    assert_eq!(service.times("lost"), 0);
 }
 
 #[test]
