@@ -79,6 +79,24 @@ pub enum RecoveryResult {
     Operator,
 }
 
+/// What is counted of one action.
+pub struct ActionMetrics {
+    /// In the order of [`OUTCOMES`].
+    ended: [IntCounter; 3],
+}
+
+impl ActionMetrics {
+    /// An execution ended. What is found out later about an unknown one is a recovery.
+    pub fn ended(&self, outcome: &Outcome) {
+        let at = match outcome {
+            Outcome::Done(_) => 0,
+            Outcome::NotExecuted { .. } => 1,
+            Outcome::Unknown => 2,
+        };
+        self.ended[at].inc();
+    }
+}
+
 /// What is counted of one tenant.
 pub struct TenantMetrics {
     /// Executed, replayed, refused.
@@ -457,21 +475,9 @@ impl Metrics {
         }
     }
 
-    /// There is an action of this name.
-    pub fn action(&self, name: &str) {
-        for outcome in OUTCOMES {
-            self.executions.with_label_values(&[name, outcome]);
-        }
-    }
-
-    /// An execution ended. What is found out later about an unknown one is a recovery.
-    pub fn ended(&self, action: &str, outcome: &Outcome) {
-        let outcome = match outcome {
-            Outcome::Done(_) => OUTCOMES[0],
-            Outcome::NotExecuted { .. } => OUTCOMES[1],
-            Outcome::Unknown => OUTCOMES[2],
-        };
-        self.executions.with_label_values(&[action, outcome]).inc();
+    /// Of the action with this name.
+    pub fn action(&self, name: &str) -> ActionMetrics {
+        ActionMetrics { ended: OUTCOMES.map(|outcome| self.executions.with_label_values(&[name, outcome])) }
     }
 
     /// Somebody has a token that is not one of the admin listener's.

@@ -77,7 +77,7 @@ impl<'a> Reader<'a> {
         self.count_node()?;
         match self.peek() {
             Some(b'"') => self.string(out).map(drop),
-            Some(b'{') => self.object_body(out, |reader, _, out| reader.value(out)),
+            Some(b'{') => self.object_body(out, |reader, _, out| reader.value(out), true),
             Some(b'[') => self.array(out),
             Some(b'-' | b'0'..=b'9') => self.number(out),
             Some(b't') => self.literal("true", out),
@@ -88,16 +88,17 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An object whose members' values `member` reads; it is called at each value. Every name must be new.
-    pub(crate) fn object<F>(&mut self, out: &mut Vec<u8>, member: F) -> Result<(), JsonError>
+    /// An object whose members' values `member` reads; it is called at each value. Every name must be new. What is
+    /// printed of it is of no use to anybody, and not put in order.
+    pub(crate) fn object<F>(&mut self, unused: &mut Vec<u8>, member: F) -> Result<(), JsonError>
     where
         F: FnMut(&mut Self, Key, &mut Vec<u8>) -> Result<(), JsonError>,
     {
         self.count_node()?;
-        self.object_body(out, member)
+        self.object_body(unused, member, false)
     }
 
-    fn object_body<F>(&mut self, out: &mut Vec<u8>, mut member: F) -> Result<(), JsonError>
+    fn object_body<F>(&mut self, out: &mut Vec<u8>, mut member: F, in_order: bool) -> Result<(), JsonError>
     where
         F: FnMut(&mut Self, Key, &mut Vec<u8>) -> Result<(), JsonError>,
     {
@@ -138,7 +139,10 @@ impl<'a> Reader<'a> {
             }
         }
         if !increasing {
-            self.sort_members(first_member, body, out)?;
+            self.sort_members(first_member)?;
+            if in_order {
+                self.put_in_order(first_member, body, out);
+            }
         }
         self.members.truncate(first_member);
         self.names.truncate(first_name);
@@ -147,17 +151,21 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Puts the members that were printed from `body` on into code-point order of their names, which is the byte
-    /// order of their UTF-8.
-    fn sort_members(&mut self, first: usize, body: usize, out: &mut Vec<u8>) -> Result<(), JsonError> {
+    /// By the code points of their names, which is the byte order of their UTF-8. Names that are equal are refused.
+    fn sort_members(&mut self, first: usize) -> Result<(), JsonError> {
         let (text, names) = (self.text, self.names.as_str());
         let members = &mut self.members[first..];
         members.sort_unstable_by(|a, b| decoded(text, names, a.key).cmp(decoded(text, names, b.key)));
         if members.windows(2).any(|pair| decoded(text, names, pair[0].key) == decoded(text, names, pair[1].key)) {
             return Err(self.error("an object that repeats a name ends"));
         }
+        Ok(())
+    }
+
+    /// What was printed of the members, from `body` on, in their order.
+    fn put_in_order(&mut self, first: usize, body: usize, out: &mut Vec<u8>) {
         self.scratch.clear();
-        for member in members.iter() {
+        for member in &self.members[first..] {
             if !self.scratch.is_empty() {
                 self.scratch.push(b',');
             }
@@ -165,7 +173,6 @@ impl<'a> Reader<'a> {
         }
         out.truncate(body);
         out.extend_from_slice(&self.scratch);
-        Ok(())
     }
 
     pub(crate) fn name(&self, key: Key) -> &str {

@@ -33,10 +33,12 @@ impl Request {
             return Err(reader.error("no JSON object").into());
         }
         let mut members = Members::default();
-        let mut payload = Vec::new();
-        let mut ignored = Vec::new();
+        // Hardly ever more. To grow little by little costs more than to give back what was too much.
+        let mut payload = Vec::with_capacity(body.len());
+        let mut ignored = Vec::with_capacity(body.len());
         reader.object(&mut ignored, |reader, key, ignored| members.read(reader, key, &mut payload, ignored))?;
         reader.end()?;
+        payload.shrink_to_fit();
         members.check(payload)
     }
 

@@ -1,6 +1,7 @@
 //! Of requests with one nonce at one time, one leads; the others wait for what becomes of it, and do nothing.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::ledger::Execution;
 
-type Key = (Arc<str>, Box<str>);
+type Key = (Arc<str>, Arc<str>);
 
 /// The executions that run now, by tenant and nonce.
 #[derive(Default)]
@@ -62,22 +63,25 @@ impl Flights {
     /// `max_waiters`: how many may follow one.
     pub(super) fn board(&self, tenant: &Arc<str>, nonce: &str, body: &Bytes, max_waiters: usize) -> Boarding {
         let key = (tenant.clone(), nonce.into());
-        let mut running = self.running.lock();
-        if let Some(flight) = running.get(&key) {
-            if flight.waiters.fetch_add(1, Ordering::Relaxed) >= max_waiters {
-                flight.waiters.fetch_sub(1, Ordering::Relaxed);
-                return Boarding::Full;
+        let flight = match self.running.lock().entry(key.clone()) {
+            Entry::Occupied(running) => {
+                let flight = running.get();
+                if flight.waiters.fetch_add(1, Ordering::Relaxed) >= max_waiters {
+                    flight.waiters.fetch_sub(1, Ordering::Relaxed);
+                    return Boarding::Full;
+                }
+                return Boarding::Follow(Follower { flight: flight.clone() });
             }
-            return Boarding::Follow(Follower { flight: flight.clone() });
-        }
-        let flight = Arc::new(Flight {
-            body: body.clone(),
-            waiters: AtomicUsize::new(0),
-            landed: OnceLock::new(),
-            landing: Notify::new(),
-        });
-        running.insert(key.clone(), flight.clone());
-        drop(running);
+            Entry::Vacant(free) => {
+                let flight = Flight {
+                    body: body.clone(),
+                    waiters: AtomicUsize::new(0),
+                    landed: OnceLock::new(),
+                    landing: Notify::new(),
+                };
+                free.insert(Arc::new(flight)).clone()
+            }
+        };
         Boarding::Lead(Lead { running: self.running.clone(), key, flight })
     }
 }

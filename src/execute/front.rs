@@ -86,7 +86,7 @@ impl Front {
         refuse(session, &self.gate.metrics, refusal).await;
     }
 
-    async fn execute(&self, session: &mut ServerSession, rules: Arc<Rules>, peer: &Peer) {
+    async fn execute(&self, session: &mut ServerSession, mut rules: Arc<Rules>, peer: &Peer) {
         let mut trace = self.gate.trace(&session.req_header().headers, "POST", "/execute");
         let bounds = Bounds { bytes: rules.limits.body_bytes, time: rules.limits.body_time };
         let body = match intake::read(session, bounds, &self.gate.memory).await {
@@ -97,7 +97,7 @@ impl Front {
             }
         };
         // The body may have taken its time: a key or a caller that was revoked meanwhile does not count any more.
-        let rules = self.gate.rules();
+        self.gate.renew(&mut rules);
         let caller = match identify(session, &rules, peer) {
             Ok(caller) => caller,
             Err(refusal) => {

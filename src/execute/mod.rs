@@ -54,7 +54,6 @@ use self::caller::Caller;
 use self::flight::{Boarding, Flights, Verdict};
 use self::respond::Answer;
 use self::run::Run;
-use self::tenant::Tenant;
 use crate::beside::beside;
 use crate::bypass::Bypass;
 use crate::clock::Clock;
@@ -150,6 +149,11 @@ impl Gate {
         self.rules.get()
     }
 
+    /// Those that are valid now, in the place of those that were.
+    pub fn renew(&self, rules: &mut Arc<Rules>) {
+        self.rules.renew(rules);
+    }
+
     /// Opens the gate.
     pub fn set_ledger(&self, ledger: Arc<dyn Ledger>) {
         let first = self.ledger.set(ledger).is_ok();
@@ -213,7 +217,7 @@ impl Gate {
         let mut said = Said { caller: caller.as_ref().map(|caller| caller.name().clone()), ..Said::default() };
         let outcome = self.decide(rules, body, caller, trace, &mut said).await;
         let outcome = outcome.and_then(|answer| answer.within(&self.memory));
-        let Said { action, tenant, caller, mut timings } = said;
+        let Said { action, authenticated, caller, mut timings } = said;
         trace.verdict(action.as_deref(), &outcome);
         timings.enforcement = started.elapsed().saturating_sub(timings.ledger + timings.upstream);
         match &outcome {
@@ -221,7 +225,8 @@ impl Gate {
             Ok(_) => self.metrics.executed(timings),
             Err(refusal) => self.metrics.refused(refusal.code),
         }
-        if let Some(tenant) = &tenant {
+        let tenant = authenticated.as_ref().map(|authenticated| authenticated.tenant());
+        if let Some(tenant) = tenant {
             match &outcome {
                 Ok(answer) => tenant.metrics().executed(answer.replayed),
                 Err(_) => tenant.metrics().refused(),
@@ -250,18 +255,17 @@ impl Gate {
             Err(_) if handler.is_none() => return Err(dispatch::unknown_action(request.action())),
             Err(refusal) => return Err(refusal),
         };
-        let tenant = authenticated.tenant().clone();
-        said.tenant = Some(tenant.clone());
         if let Some(approval) = authenticated.approval() {
-            tenant.count_approval(approval.key_id());
+            authenticated.tenant().count_approval(approval.key_id());
         }
+        let (request, authenticated) = (Arc::new(request), Arc::new(authenticated));
+        said.authenticated = Some(authenticated.clone());
         let admitted = Admitted {
             handler,
-            request: Arc::new(request),
-            authenticated: Arc::new(authenticated),
+            request: request.clone(),
+            authenticated: authenticated.clone(),
             caller: caller.clone(),
         };
-        let (request, authenticated) = (admitted.request.clone(), admitted.authenticated.clone());
         let kept = rules.retention.denials;
         let outcome = self.admit(rules, body, admitted, trace, &mut said.timings).await;
         if let Err(refusal) = &outcome {
@@ -345,7 +349,7 @@ struct Admitted {
 #[derive(Default)]
 struct Said {
     action: Option<String>,
-    tenant: Option<Arc<Tenant>>,
+    authenticated: Option<Arc<Authenticated>>,
     caller: Option<Arc<str>>,
     timings: Timings,
 }

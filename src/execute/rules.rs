@@ -10,7 +10,8 @@ use super::caller::Callers;
 use super::passthrough::Passthrough;
 use crate::config::pod::{AppProbe, BypassCheck};
 use crate::config::{Config, Limits, Mode, OnMismatch, Retention};
-use crate::metrics::Metrics;
+use crate::ledger::{Execution, State};
+use crate::metrics::{ActionMetrics, Metrics};
 use crate::registry::Registry;
 use crate::upstream::Upstream;
 
@@ -20,6 +21,8 @@ pub struct Rules {
     pub(super) callers: Callers,
     pub(super) policy: Policy,
     pub(super) registry: Registry,
+    /// By action. Looked up in the metrics themselves, each execution would wait for a lock of theirs.
+    ended: HashMap<String, ActionMetrics>,
     pub(super) on_mismatch: OnMismatch,
     /// How many duplicates wait for the one that runs, and how long.
     pub(super) waiters: usize,
@@ -44,7 +47,7 @@ impl Rules {
         previous: Option<&Rules>,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        registry.names().for_each(|name| metrics.action(name));
+        let ended = registry.names().map(|name| (name.to_owned(), metrics.action(name))).collect();
         let authenticator = previous.map(|previous| &previous.authenticator);
         let authenticator = Authenticator::new(&config.mode, authenticator, metrics);
         Rules {
@@ -56,6 +59,7 @@ impl Rules {
                 max_lifetime: config.max_lifetime,
             },
             registry,
+            ended,
             on_mismatch: config.replay.on_mismatch,
             waiters: config.replay.waiters,
             wait: config.replay.wait,
@@ -66,6 +70,13 @@ impl Rules {
             passthrough: Passthrough::new(&config.passthrough, upstreams, metrics.clone()),
             bypass_check: config.bypass_check.clone(),
             probes: config.probes.clone(),
+        }
+    }
+
+    /// Counts an execution that has ended: once for each that was claimed under these rules.
+    pub(super) fn count(&self, execution: &Execution) {
+        if let (State::Settled(outcome), Some(ended)) = (&execution.state, self.ended.get(&execution.action)) {
+            ended.ended(outcome);
         }
     }
 }

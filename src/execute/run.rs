@@ -35,13 +35,6 @@ pub(super) fn internal_error(id: Uuid) -> Refusal {
     Refusal::new(Code::InternalError, format!("A defect of this server; its log has more about {id}"))
 }
 
-/// Once for each that was claimed here.
-fn count(gate: &Gate, execution: &Execution) {
-    if let State::Settled(outcome) = &execution.state {
-        gate.metrics.ended(&execution.action, outcome);
-    }
-}
-
 /// One execution on its way: it holds the nonce's flight and a permit, and ends whether or not its client listens.
 pub(super) struct Run {
     pub(super) gate: Arc<Gate>,
@@ -92,7 +85,7 @@ impl Run {
         trace.step(CLAIM, asked, timings.ledger);
         let outcome = match claimed {
             Ok(Claimed::New(_, execution)) => {
-                count(&self.gate, &execution);
+                self.rules.count(&execution);
                 let answer = Answer::fresh(&execution);
                 self.lead.settle(execution);
                 answer
@@ -193,7 +186,7 @@ impl Run {
         let asked = Instant::now();
         let outcome = record::outcome(&intent.id, ended).await;
         let execution = record::settle(ledger, claim, outcome, &intent, (self.permits, memory.clone())).await;
-        count(&self.gate, &execution);
+        self.rules.count(&execution);
         let took = asked.elapsed();
         timings.ledger += took;
         trace.step(RECORD, asked, took);

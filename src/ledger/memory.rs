@@ -1,10 +1,12 @@
 //! `memory:`, for demonstrations and tests. It forgets everything at the end of the process.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use hashbrown::HashTable;
 use parking_lot::Mutex;
 
 use super::{
@@ -30,9 +32,10 @@ struct Rows {
     bytes: usize,
     tokens: i64,
     /// In the order in which they were claimed.
-    rows: Vec<Row>,
-    nonces: HashMap<Arc<str>, HashMap<Arc<str>, usize>>,
-    approvals: HashSet<(Arc<str>, Arc<str>)>,
+    #[expect(clippy::vec_box, reason = "everybody waits while more room is made: pointers are moved faster than rows")]
+    rows: Vec<Box<Row>>,
+    nonces: Index,
+    approvals: Index,
     /// Rows whose outcome is not known, by execution id.
     open: HashMap<String, usize>,
     /// The oldest first.
@@ -43,13 +46,36 @@ struct Row {
     execution: Arc<Execution>,
     token: i64,
     tenant: Arc<str>,
-    nonce: Arc<str>,
-    approval_id: Option<Arc<str>>,
+    nonce: String,
+    approval_id: Option<String>,
     caller: Option<Arc<str>>,
     claimed_at: DateTime<Utc>,
     settled_at: Option<DateTime<Utc>>,
     settled_by: Option<String>,
     dispatched: Option<Dispatched>,
+}
+
+/// Where the rows are that have a name, by its hash. That is kept: growing would else read all the names again, while
+/// everybody waits.
+#[derive(Default)]
+struct Index {
+    hasher: RandomState,
+    places: HashTable<(u64, usize)>,
+}
+
+impl Index {
+    fn hash(&self, tenant: &str, name: &str) -> u64 {
+        self.hasher.hash_one((tenant, name))
+    }
+
+    fn find(&self, hash: u64, is_it: impl Fn(usize) -> bool) -> Option<usize> {
+        let found = self.places.find(hash, |(of, at)| *of == hash && is_it(*at));
+        found.map(|(_, at)| *at)
+    }
+
+    fn insert(&mut self, hash: u64, at: usize) {
+        self.places.insert_unique(hash, (hash, at), |(hash, _)| *hash);
+    }
 }
 
 impl Memory {
@@ -133,20 +159,27 @@ fn bytes(done: &Done) -> usize {
 
 impl Rows {
     fn find(&self, tenant: &str, nonce: &str) -> Option<Arc<Execution>> {
-        let at = *self.nonces.get(tenant)?.get(nonce)?;
-        Some(self.rows[at].execution.clone())
+        self.find_hashed(self.nonces.hash(tenant, nonce), tenant, nonce)
+    }
+
+    fn find_hashed(&self, hash: u64, tenant: &str, nonce: &str) -> Option<Arc<Execution>> {
+        let rows = &self.rows;
+        let at = self.nonces.find(hash, |at| *rows[at].tenant == *tenant && rows[at].nonce == nonce)?;
+        Some(rows[at].execution.clone())
     }
 
     fn claim(&mut self, new: NewExecution, result: Option<Done>, max_bytes: usize) -> Result<Claimed, LedgerError> {
         if self.closed {
             return Err(LedgerError::Closed);
         }
-        if let Some(known) = self.find(&new.tenant, &new.nonce) {
+        let nonce_hash = self.nonces.hash(&new.tenant, &new.nonce);
+        if let Some(known) = self.find_hashed(nonce_hash, &new.tenant, &new.nonce) {
             return Ok(Claimed::Known(known));
         }
-        let approval_id: Option<Arc<str>> = new.approval_id.map(Arc::from);
-        let approval = approval_id.clone().map(|id| (new.tenant.clone(), id));
-        if approval.as_ref().is_some_and(|approval| self.approvals.contains(approval)) {
+        let (rows, approval_id) = (&self.rows, &new.approval_id);
+        let approval_hash = approval_id.as_deref().map(|id| self.approvals.hash(&new.tenant, id));
+        let is_of = |at: usize| rows[at].tenant == new.tenant && rows[at].approval_id == *approval_id;
+        if approval_hash.is_some_and(|hash| self.approvals.find(hash, is_of).is_some()) {
             return Ok(Claimed::ApprovalUsed);
         }
         let dispatched = new.dispatched.as_ref();
@@ -157,8 +190,11 @@ impl Rows {
             return Err(LedgerError::Full);
         }
         self.bytes += bytes;
-        self.approvals.extend(approval);
         self.tokens += 1;
+        self.nonces.insert(nonce_hash, self.rows.len());
+        if let Some(hash) = approval_hash {
+            self.approvals.insert(hash, self.rows.len());
+        }
         let settled_at = result.as_ref().map(|_| new.claimed_at);
         let state = match result {
             Some(done) => State::Settled(Outcome::Done(done)),
@@ -174,20 +210,18 @@ impl Rows {
             key_id: new.key_id,
             state,
         });
-        let nonce: Arc<str> = new.nonce.into();
-        self.nonces.entry(new.tenant.clone()).or_default().insert(nonce.clone(), self.rows.len());
-        self.rows.push(Row {
+        self.rows.push(Box::new(Row {
             execution: execution.clone(),
             token: self.tokens,
             tenant: new.tenant,
-            nonce,
-            approval_id,
+            nonce: new.nonce,
+            approval_id: new.approval_id,
             caller: new.caller,
             claimed_at: new.claimed_at,
             settled_at,
             settled_by: None,
             dispatched: new.dispatched,
-        });
+        }));
         let claim = Claim::new(execution.clone(), self.rows.len() as i64, self.tokens);
         Ok(Claimed::New(claim, execution))
     }
@@ -247,7 +281,7 @@ impl Rows {
             let state = State::Expired { receipt: done.receipt.clone() };
             row.execution = Arc::new(Execution { state, ..Execution::clone(&row.execution) });
             forgotten.results += 1;
-            forgotten.nonces.push((row.tenant.to_string(), row.nonce.to_string()));
+            forgotten.nonces.push((row.tenant.to_string(), row.nonce.clone()));
         }
         forgotten
     }
@@ -268,8 +302,8 @@ impl Rows {
             seq: at as i64 + 1,
             execution,
             tenant: row.tenant.to_string(),
-            nonce: row.nonce.to_string(),
-            approval_id: row.approval_id.as_deref().map(str::to_owned),
+            nonce: row.nonce.clone(),
+            approval_id: row.approval_id.clone(),
             caller: row.caller.as_deref().map(str::to_owned),
             claimed_at: row.claimed_at,
             settled_at: row.settled_at,
