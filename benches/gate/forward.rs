@@ -15,14 +15,15 @@ pub(crate) fn measure(rounds: usize, requests: usize) {
         Column::new("Pingora, only passing", Server::role("passing", &[to])),
         Column::new("nginx, only passing", Server::nginx(&nginx, PEERS, "nginx.conf", to)),
         Column::new("Envoy, only passing", Server::envoy(&envoy, PEERS, "envoy.yaml", to, None)),
-        Column::new("nginx, HMAC in Lua", Server::nginx(&nginx, PEERS, "nginx-lua.conf", to)),
+        Column::new("nginx, HMAC in Lua", Server::nginx(&nginx, PEERS, "nginx-lua.conf", to)).verifying(),
         Column::new(
             "Envoy, ext_authz (HMAC)",
             Server::envoy(&envoy, PEERS, "envoy-ext-authz.yaml", to, Some(Server::role("verifier", &[]))),
-        ),
-        Column::new("openexec, memory:", Server::forwarding("memory:", to)),
-        Column::new("openexec, SQLite synced", Server::forwarding("sqlite", to)),
-        Column::new("  the same, random ids", Server::forwarding("sqlite", to)).random_ids(),
+        )
+        .verifying(),
+        Column::new("openexec, memory:", Server::forwarding("memory:", to)).verifying(),
+        Column::new("openexec, SQLite synced", Server::forwarding("sqlite", to)).verifying(),
+        Column::new("  the same, random ids", Server::forwarding("sqlite", to)).verifying().random_ids(),
     ];
     table::run(&mut columns, rounds, requests);
     println!("\nthe forwarded action: each behind the same service, which takes its share of the cores\n");

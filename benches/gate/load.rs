@@ -1,5 +1,6 @@
 //! A closed loop of connections, each with its own requests, signed beforehand.
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -38,6 +39,19 @@ impl Ids {
 /// Requests as bytes: every nonce and every approval is new.
 pub(crate) struct Load {
     requests: Vec<Vec<u8>>,
+}
+
+/// Whoever let through a payload that was not approved, or nothing at all, would be measured for something else.
+pub(crate) fn must_verify(address: &str) {
+    let genuine = String::from_utf8(Load::mint(1, 1_024, Ids::Ordered).requests.remove(0)).unwrap();
+    let forged = genuine.replace("\"qty\":3", "\"qty\":4");
+    for (request, status) in [(forged, b"HTTP/1.1 403"), (genuine, b"HTTP/1.1 200")] {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut line = [0; 12];
+        stream.read_exact(&mut line).unwrap();
+        assert_eq!(&line, status, "{address}");
+    }
 }
 
 /// One server in one round.

@@ -21,8 +21,6 @@ mod slow;
 mod table;
 mod upstream;
 
-use std::time::Duration;
-
 use load::Ids;
 use process::Server;
 use table::{Column, median};
@@ -70,14 +68,12 @@ fn main() {
 
 fn gate(rounds: usize, requests: usize) {
     let mut columns = vec![
-        Column::new("lean Pingora", Server::role("lean", &[])),
-        Column::new("openexec, memory:", Server::openexec("memory:", "info")),
-        Column::new("  the same, log off", Server::openexec("memory:", "warn")),
-        Column::new("openexec, SQLite synced", Server::openexec("sqlite", "info")),
-        Column::new("  the same, random ids", Server::openexec("sqlite", "info")).random_ids(),
+        Column::new("lean Pingora", Server::role("lean", &[])).verifying(),
+        Column::new("openexec, memory:", Server::openexec("memory:", "info")).verifying(),
+        Column::new("  the same, log off", Server::openexec("memory:", "warn")).verifying(),
+        Column::new("openexec, SQLite synced", Server::openexec("sqlite", "info")).verifying(),
+        Column::new("  the same, random ids", Server::openexec("sqlite", "info")).verifying().random_ids(),
     ];
-    // The ledger's fence of a start in `memory:` must be behind the approvals.
-    std::thread::sleep(Duration::from_secs(2));
     table::run(&mut columns, rounds, requests);
     table::report(&columns, 0, rounds, requests);
     println!("\nthe SQLite ledger alone, without HTTP or checks");

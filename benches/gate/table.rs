@@ -1,24 +1,32 @@
 //! Servers in turn, round after round, and what came of it.
 
+use std::time::Duration;
+
 use crate::CONNECTIONS;
-use crate::load::{Ids, Load, Measured};
+use crate::load::{self, Ids, Load, Measured};
 use crate::process::Server;
 
 pub(crate) struct Column {
     name: &'static str,
     server: Server,
     ids: Ids,
+    verifies: bool,
     rounds: Vec<Measured>,
 }
 
 impl Column {
     pub(crate) fn new(name: &'static str, server: Server) -> Self {
-        Column { name, server, ids: Ids::Ordered, rounds: Vec::new() }
+        Column { name, server, ids: Ids::Ordered, verifies: false, rounds: Vec::new() }
     }
 
     /// With requests whose names have no order.
     pub(crate) fn random_ids(self) -> Self {
         Column { ids: Ids::Random, ..self }
+    }
+
+    /// One that must be seen to verify before it is measured.
+    pub(crate) fn verifying(self) -> Self {
+        Column { verifies: true, ..self }
     }
 
     pub(crate) fn median(&self, figure: impl Fn(&Measured) -> f64) -> f64 {
@@ -32,6 +40,11 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 }
 
 pub(crate) fn run(columns: &mut [Column], rounds: usize, requests: usize) {
+    // The fence of a start in `memory:` must be behind the approvals.
+    std::thread::sleep(Duration::from_secs(2));
+    for column in columns.iter().filter(|column| column.verifies) {
+        load::must_verify(&column.server.address);
+    }
     for round in 0..=rounds {
         for column in &mut *columns {
             let before = column.server.usage();
