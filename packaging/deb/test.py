@@ -5,6 +5,7 @@ ROOT is copied, and the copy is booted by systemd-nspawn with a network of its o
 
 import base64
 import glob
+import itertools
 import json
 import os
 import secrets
@@ -170,10 +171,12 @@ def a_reload_takes_a_good_configuration_into_use_and_no_bad_one(machine, mint):
     machine.probe()
     write(machine.root, CONFIG, good + "allowed_actions: []\n")
     machine.run("systemctl", "reload", "openexec")
-    approved = mint("sum-3")
-    wait_for("the allow-list", lambda: machine.execute(approved).get("code") == "action_not_allowed")
+    # Each time another: one that comes before the reload is executed, and then answered for ever.
+    nonces = (f"sum-{number}" for number in itertools.count(3))
+    wait_for("the allow-list", lambda: machine.execute(mint(next(nonces))).get("code") == "action_not_allowed")
     write(machine.root, CONFIG, good)
     machine.run("systemctl", "reload", "openexec")
+    approved = mint(next(nonces))
     wait_for("no allow-list", lambda: machine.execute(approved).get("result") == {"sum": 5})
     assert machine.property("openexec", "MainPID") == pid
     print("a reload keeps the process, takes a good configuration into use and a bad one not")
