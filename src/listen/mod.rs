@@ -90,7 +90,7 @@ impl<S: Service> Connections<S> {
         if self.bypass.as_ref().is_some_and(|bypass| bypass.is_own_call(source)) {
             return;
         }
-        let mut limits = self.limits.get();
+        let limits = self.limits.get();
         let Some(_permit) = self.permits.take() else {
             return self.turn_away(socket, &limits).await;
         };
@@ -102,7 +102,7 @@ impl<S: Service> Connections<S> {
             },
         };
         let peer = Peer { address: source, certificate };
-        self.serve_all(connection, &peer, &mut limits, first, closed).await;
+        self.serve_all(connection, &peer, limits, first, closed).await;
     }
 
     /// There are too many already.
@@ -145,14 +145,14 @@ impl<S: Service> Connections<S> {
         &self,
         mut connection: Guarded,
         peer: &Peer,
-        limits: &mut Arc<Limits>,
+        mut limits: Arc<Limits>,
         mut awaited: Option<Permit>,
         closed: &watch::Receiver<bool>,
     ) {
         for served in 1.. {
-            self.limits.renew(limits);
+            self.limits.renew(&mut limits);
             let grace = if awaited.is_some() { FIRST_REQUEST_GRACE } else { Duration::ZERO };
-            let extent = match connection.read_head(limits, closed, grace).await {
+            let extent = match connection.read_head(&limits, closed, grace).await {
                 Ok(Some(extent)) => extent,
                 Ok(None) => return,
                 Err(refusal) => return self.refuse(connection, &refusal, true).await,
