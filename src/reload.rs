@@ -2,6 +2,8 @@
 //!
 //! Files are looked at once a second, by name. Watching them by inotify was rejected: Kubernetes replaces a mounted file
 //! by moving a link two directories above it, editors write a new one beside it, and network file systems tell nobody.
+//! Which files there are is asked again only when one of them has changed: it means to read and check the configuration,
+//! which each second would be a fiftieth of a core, in every sidecar, for nothing.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -18,8 +20,11 @@ const PERIOD: Duration = Duration::from_secs(1);
 pub struct Watch {
     files: Box<dyn Fn() -> Vec<PathBuf> + Send>,
     hangup: Signal,
-    seen: Vec<Look>,
+    seen: Seen,
 }
+
+/// The files, and what the last look at each showed.
+type Seen = Vec<(PathBuf, Look)>;
 
 /// What a look at a file shows: another one, or another content, shows something else.
 #[derive(PartialEq, Eq)]
@@ -29,13 +34,14 @@ enum Look {
 }
 
 impl Watch {
-    /// Of these files, from now on. SIGHUP no longer ends the process.
+    /// Of these files, from now on: `files` names them, and is asked again when one of them has changed. SIGHUP no longer
+    /// ends the process.
     ///
     /// # Errors
     /// The signal cannot be handled.
     pub fn start(files: impl Fn() -> Vec<PathBuf> + Send + 'static) -> io::Result<Self> {
         let hangup = signal(SignalKind::hangup())?;
-        Ok(Watch { hangup, seen: looks(&files), files: Box::new(files) })
+        Ok(Watch { hangup, seen: looks(files()), files: Box::new(files) })
     }
 
     /// Ends when the configuration is to be read again.
@@ -43,19 +49,19 @@ impl Watch {
         loop {
             tokio::select! {
                 Some(()) = self.hangup.recv() => {
-                    self.seen = looks(&self.files);
+                    self.seen = looks((self.files)());
                     return;
                 }
                 () = sleep(PERIOD) => {}
             }
-            let mut now = looks(&self.files);
-            if now == self.seen {
+            if self.seen.iter().all(|(file, seen)| look(file) == *seen) {
                 continue;
             }
             // Several files may be on their way, or one be half written.
+            let mut now = looks((self.files)());
             loop {
                 sleep(PERIOD).await;
-                let later = looks(&self.files);
+                let later = looks((self.files)());
                 if later == now {
                     break;
                 }
@@ -67,8 +73,14 @@ impl Watch {
     }
 }
 
-fn looks(files: impl Fn() -> Vec<PathBuf>) -> Vec<Look> {
-    files().iter().map(|file| look(file)).collect()
+fn looks(files: Vec<PathBuf>) -> Seen {
+    files
+        .into_iter()
+        .map(|file| {
+            let look = look(&file);
+            (file, look)
+        })
+        .collect()
 }
 
 fn look(file: &Path) -> Look {
@@ -81,5 +93,45 @@ fn look(file: &Path) -> Look {
             changed: (found.ctime(), found.ctime_nsec()),
         },
         Err(error) => Look::NotThere(error.kind()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// A file that names others, one a line.
+    #[tokio::test]
+    async fn which_files_there_are_is_asked_again_only_when_one_has_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let write = |name: &str, text: &str| fs::write(path(name), text).unwrap();
+        write("main", "");
+        let (asked, main) = (Arc::new(AtomicUsize::new(0)), path("main"));
+        let count = asked.clone();
+        let mut watch = Watch::start(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            let named = fs::read_to_string(&main).unwrap();
+            [main.clone()].into_iter().chain(named.lines().map(|name| main.with_file_name(name))).collect()
+        })
+        .unwrap();
+
+        let rests = timeout(PERIOD * 5 / 2, watch.changed()).await;
+        assert!(rests.is_err(), "nothing has changed");
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+
+        let long = Duration::from_secs(30);
+        write("main", "named\n");
+        timeout(long, watch.changed()).await.expect("the file has changed");
+        write("named", "is there now");
+        timeout(long, watch.changed()).await.expect("a file has changed that is named since");
+        fs::remove_file(path("named")).unwrap();
+        timeout(long, watch.changed()).await.expect("it is gone");
     }
 }

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -28,6 +28,8 @@ const LAST_WRITE: Duration = Duration::from_secs(1);
 
 /// Lines that are not written yet.
 static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+/// The first of them is there.
+static GATHERING: Condvar = Condvar::new();
 /// Held by whoever writes, so that lines stay in order.
 static OUTPUT: Mutex<Output> = Mutex::new(Output { file: None, spare: Vec::new() });
 static FLUSHER: OnceLock<()> = OnceLock::new();
@@ -38,8 +40,8 @@ struct Output {
     spare: Vec<u8>,
 }
 
-/// Starts logging. Lines are gathered, and written by a thread of their own. (`tracing-appender` wakes its thread for
-/// each line, which cost a tenth of all executions.)
+/// Starts logging. Lines are gathered, and written by a thread of their own, which the first of them wakes.
+/// (`tracing-appender` wakes its thread for each line, which cost a tenth of all executions.)
 pub fn start(environment: &impl Environment) {
     let filter = environment.get(env::LOG).unwrap_or_else(|| DEFAULT_FILTER.to_owned());
     let filter = EnvFilter::try_new(&filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
@@ -62,6 +64,7 @@ pub fn start(environment: &impl Environment) {
             // Without it nothing is logged before the end, which is no reason not to serve.
             let _ = std::thread::Builder::new().name("log".to_owned()).spawn(|| {
                 loop {
+                    GATHERING.wait_while(&mut LINES.lock(), |lines| lines.is_empty());
                     std::thread::sleep(PERIOD);
                     write_gathered();
                 }
@@ -107,6 +110,9 @@ impl<'w> MakeWriter<'w> for Gathered {
 impl Write for Gathered {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut lines = LINES.lock();
+        if lines.is_empty() {
+            GATHERING.notify_one();
+        }
         if lines.len() + line.len() <= MAX_BYTES {
             lines.extend_from_slice(line);
         }
