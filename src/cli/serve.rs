@@ -10,6 +10,7 @@ use super::{BAD_CONFIGURATION, fail};
 use crate::app::{self, Ending, Parts, Running, StartError};
 use crate::clock::SystemClock;
 use crate::config::env::ProcessEnvironment;
+use crate::config::ledger::LedgerConfig;
 use crate::config::{self, Config};
 use crate::logging;
 use crate::registry::Registry;
@@ -113,6 +114,10 @@ impl Serve {
         };
         if self.takeover && config.startup.takeover_socket.is_none() {
             return fail("--takeover needs startup.takeover_socket in the configuration", BAD_CONFIGURATION);
+        }
+        if matches!(config.ledger, LedgerConfig::Memory { .. }) {
+            // Against what `main` does: each execution is kept in fresh memory, and a huge page is one fault for many.
+            let _ = rustix::thread::disable_transparent_huge_pages(false);
         }
         logging::start(&ProcessEnvironment);
         for warning in &config.warnings {

@@ -357,3 +357,18 @@ fn answers_that_nobody_reads_take_memory_and_are_let_go() {
     until("they are still held", || server.metric("openexec_buffered_bytes") == 0.0);
     server.execute(&body).must_be_executed(true);
 }
+
+/// Whether the system may give this process huge pages.
+fn may_have_huge_pages(process: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("THP_enabled:")).expect("Linux 5.0 or newer");
+    line.trim() == "1"
+}
+
+#[test]
+fn huge_pages_are_for_a_ledger_in_memory_only() {
+    let durable = Setup::demo().spawn();
+    assert!(!may_have_huge_pages(&durable.child.id().to_string()));
+    let in_memory = Setup::demo().with("OPENEXEC_DB_URL", "memory:").spawn();
+    assert_eq!(may_have_huge_pages(&in_memory.child.id().to_string()), may_have_huge_pages("self"));
+}
