@@ -22,6 +22,7 @@ pub mod cli;
 pub mod clock;
 pub mod current;
 pub mod headers;
+pub mod huge_pages;
 pub mod inject;
 pub mod injector;
 pub mod logging;

@@ -10,8 +10,6 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // The allocator asks for huge pages, with which a small server takes twice the memory that it needs. A kernel that does
-    // not know how to refuse them has none.
-    let _ = rustix::thread::disable_transparent_huge_pages(true);
+    openexec::huge_pages::refuse();
     openexec::cli::run()
 }

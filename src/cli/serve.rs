@@ -12,6 +12,7 @@ use crate::clock::SystemClock;
 use crate::config::env::ProcessEnvironment;
 use crate::config::ledger::LedgerConfig;
 use crate::config::{self, Config};
+use crate::huge_pages;
 use crate::logging;
 use crate::registry::Registry;
 use crate::reload::Watch;
@@ -116,8 +117,8 @@ impl Serve {
             return fail("--takeover needs startup.takeover_socket in the configuration", BAD_CONFIGURATION);
         }
         if matches!(config.ledger, LedgerConfig::Memory { .. }) {
-            // Against what `main` does: each execution is kept in fresh memory, and a huge page is one fault for many.
-            let _ = rustix::thread::disable_transparent_huge_pages(false);
+            // Each execution is kept in new memory, and a huge page is one fault for many of them.
+            huge_pages::allow_again();
         }
         logging::start(&ProcessEnvironment);
         for warning in &config.warnings {

@@ -194,11 +194,14 @@ impl Config {
     }
 }
 
-/// The files that a configuration is read from: the file itself, secrets, and what it names.
-pub fn files(path: Option<&Path>, environment: &impl Environment) -> Vec<PathBuf> {
-    let named = path.and_then(|path| read(path).ok()).map(|(file, _)| file.files()).unwrap_or_default();
+/// The files that a configuration is read from: the file itself, secrets, and what it names. `None`: it cannot be read.
+pub fn files(path: Option<&Path>, environment: &impl Environment) -> Option<Vec<PathBuf>> {
+    let named = match path {
+        Some(path) => read(path).ok()?.0.files(),
+        None => Vec::new(),
+    };
     let secrets = env::SECRETS.iter().filter_map(|name| environment.get(&format!("{name}_FILE"))).map(PathBuf::from);
-    path.map(Path::to_owned).into_iter().chain(secrets).chain(named).collect()
+    Some(path.map(Path::to_owned).into_iter().chain(secrets).chain(named).collect())
 }
 
 /// Where commands find the admin listener when no variable says so. Of the file nothing else is looked at: the rest is

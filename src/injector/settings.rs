@@ -98,10 +98,10 @@ impl Settings {
         if problems.is_empty() { Ok(file.sidecar) } else { Err(located(problems, Some(path), &text)) }
     }
 
-    /// The files that it is read from.
-    pub fn files(path: &Path) -> Vec<PathBuf> {
-        let named = read(path).ok().and_then(|(file, _)| file.tls).map(|tls| [tls.certificate, tls.key]);
-        [path.to_owned()].into_iter().chain(named.into_iter().flatten()).collect()
+    /// The files that it is read from. `None`: it cannot be read.
+    pub fn files(path: &Path) -> Option<Vec<PathBuf>> {
+        let named = read(path).ok()?.0.tls.map(|tls| [tls.certificate, tls.key]);
+        Some([path.to_owned()].into_iter().chain(named.into_iter().flatten()).collect())
     }
 }
 

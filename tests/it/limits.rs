@@ -367,7 +367,8 @@ fn may_have_huge_pages(process: &str) -> bool {
 
 #[test]
 fn huge_pages_are_for_a_ledger_in_memory_only() {
-    let durable = Setup::demo().spawn();
+    let setup = Setup::demo();
+    let durable = setup.spawn();
     assert!(!may_have_huge_pages(&durable.child.id().to_string()));
     let in_memory = Setup::demo().with("OPENEXEC_DB_URL", "memory:").spawn();
     assert_eq!(may_have_huge_pages(&in_memory.child.id().to_string()), may_have_huge_pages("self"));
