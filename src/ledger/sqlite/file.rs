@@ -186,8 +186,7 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
         "PRAGMA synchronous = FULL;
          PRAGMA wal_autocheckpoint = 0;
          PRAGMA journal_size_limit = 268435456;
-         PRAGMA cache_size = -1024;
-         PRAGMA cache_spill = 1024;
+         PRAGMA cache_size = -4096;
          PRAGMA trusted_schema = OFF;",
     )
 }
