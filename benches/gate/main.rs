@@ -43,6 +43,7 @@ fn main() {
         ["verifier", listen] => return lean::serve(listen, lean::Says::Yes),
         ["upstream", listen] => return upstream::serve(listen),
         ["passing", listen, upstream] => return passing::serve(listen, upstream),
+        ["touch", bytes] => return drop(std::hint::black_box(vec![1_u8; bytes.parse().unwrap()])),
         _ => {}
     }
     let number = |name: &str, default| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use crate::CONNECTIONS;
 use crate::load::{self, Ids, Load, Measured};
-use crate::process::Server;
+use crate::process::{self, Server};
+
+/// Of new memory, what a server may need that keeps each result.
+const BYTES_PER_REQUEST: usize = 2 << 10;
 
 pub(crate) struct Column {
     name: &'static str,
@@ -47,8 +50,9 @@ pub(crate) fn run(columns: &mut [Column], rounds: usize, requests: usize) {
     }
     for round in 0..=rounds {
         for column in &mut *columns {
-            let before = column.server.usage();
             let load = Load::mint(requests, 1_024, column.ids);
+            process::have_memory(requests * BYTES_PER_REQUEST);
+            let before = column.server.usage();
             let mut measured = load.run(&column.server.address, CONNECTIONS);
             measured.add_usage(&before, &column.server.usage());
             // The first round warms up: caches, pools, the file.
