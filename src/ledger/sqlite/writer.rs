@@ -98,9 +98,6 @@ impl Progress {
 
 /// How often a ledger in trouble tries whether it is over.
 const PROBE_PERIOD: Duration = Duration::from_secs(1);
-/// Bytes of new rows after which the WAL is copied into the database: large, so that pages that many rows touch are
-/// copied once.
-const CHECKPOINT_BYTES: usize = 256 << 20;
 /// What a row adds to the WAL beside its texts: a page of each index.
 const ROW_WAL_BYTES: usize = 16 << 10;
 
@@ -198,7 +195,7 @@ impl Writer {
                 since_checkpoint += batch.iter().map(wal_bytes).sum::<usize>();
                 self.commit(&mut statements, &mut batch);
             }
-            if since_checkpoint >= CHECKPOINT_BYTES {
+            if since_checkpoint >= self.checkpointer.due_bytes() {
                 since_checkpoint = 0;
                 self.checkpointer.start();
             }
