@@ -157,7 +157,7 @@ fn peak_mib(pid: u32) -> f64 {
 }
 
 /// Sees to it that the system has this memory at hand. Where the host of a virtual machine takes back what is free, the
-/// first touch of it costs ten times as much as elsewhere, and only those who keep something would pay for it.
+/// first touch of it costs ten to twenty times as much as elsewhere, and only those who keep something would pay for it.
 pub(crate) fn have_memory(bytes: usize) {
     let status = Command::new(std::env::current_exe().unwrap()).args(["touch", &bytes.to_string()]).status();
     assert!(status.unwrap().success());
