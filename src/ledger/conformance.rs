@@ -324,6 +324,12 @@ async fn old_results_are_forgotten_and_nothing_else() {
         let late = ledger.record(&lost, &Outcome::Done(answered("late"))).await.unwrap();
         assert_eq!(ledger.retain(&older_than_a_minute(false)).await.unwrap(), Forgotten::default());
         assert_eq!(ledger.look_up("t", "lost").await.unwrap(), Some(late));
+        // Until it is as old as the others were, though all around it have been looked at.
+        let soon = Horizon { results: Some(Utc::now() + TimeDelta::minutes(1)), ..older_than_a_minute(false) };
+        let mut forgotten = ledger.retain(&soon).await.unwrap();
+        forgotten.nonces.sort();
+        let nonces = ["lost", "young"].map(|nonce| ("t".to_owned(), nonce.to_owned())).into();
+        assert_eq!(forgotten, Forgotten { results: 2, nonces, ..Forgotten::default() });
         let nothing = Horizon { results: None, executions: None, skew: TimeDelta::zero() };
         assert_eq!(ledger.retain(&nothing).await.unwrap(), Forgotten::default());
         assert_eq!(ledger.fence(), None, "results need no fence");

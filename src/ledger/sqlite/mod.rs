@@ -185,11 +185,12 @@ fn create(connection: &Connection) -> Result<(), OpenError> {
 /// Brings an older ledger to today's columns, whole or not at all.
 fn migrate(connection: &Connection) -> Result<(), OpenError> {
     let version: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let steps: String = [(1, schema::MIGRATE_1), (2, schema::MIGRATE_2), (3, schema::MIGRATE_3)]
-        .into_iter()
-        .filter(|(from, _)| version <= *from)
-        .map(|(_, step)| step)
-        .collect();
+    let steps: String =
+        [(1, schema::MIGRATE_1), (2, schema::MIGRATE_2), (3, schema::MIGRATE_3), (4, schema::MIGRATE_4)]
+            .into_iter()
+            .filter(|(from, _)| version <= *from)
+            .map(|(_, step)| step)
+            .collect();
     if !steps.is_empty() {
         connection.execute_batch(&format!(
             "BEGIN IMMEDIATE; {steps} PRAGMA user_version = {}; COMMIT;",
@@ -243,8 +244,8 @@ fn stored_fence(connection: &Connection) -> Result<Option<DateTime<Utc>>, OpenEr
     text.map(|text| timestamp::parse(&text).ok_or(OpenError::Incomplete)).transpose()
 }
 
-fn meta(connection: &Connection, key: &str) -> Result<Option<String>, OpenError> {
-    Ok(connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()?)
+fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
 }
 
 fn set_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {

@@ -4,7 +4,7 @@
 /// `PRAGMA application_id`: "OPEX".
 pub(super) const APPLICATION_ID: i32 = 0x4f50_4558;
 /// `PRAGMA user_version`: a newer one is refused.
-pub(super) const SCHEMA_VERSION: i32 = 4;
+pub(super) const SCHEMA_VERSION: i32 = 5;
 
 /// Authentic requests that were refused.
 macro_rules! denials {
@@ -27,6 +27,21 @@ CREATE INDEX denials_tenant ON denials (tenant, seq);
 "
     };
 }
+
+/// Results that came after the claim. The others are there from the first moment, so they are forgotten in the order of
+/// their executions, and one number says how far ([`RESULTS_FORGOTTEN_TO`]): an entry for each cost a twentieth of all
+/// executions.
+macro_rules! late {
+    () => {
+        "
+CREATE INDEX executions_late ON executions (seq)
+    WHERE result IS NOT NULL AND (claim_token IS NOT NULL OR settled_at <> claimed_at);
+"
+    };
+}
+
+/// In `meta`: up to this `seq` no execution that was settled with its claim has its result. None: 0.
+pub(super) const RESULTS_FORGOTTEN_TO: &str = "results_forgotten_to";
 
 /// `OR` where `IN` would read better: SQLite builds a temporary table for each `IN` list at each insert.
 pub(super) const CREATE: &str = concat!(
@@ -66,9 +81,8 @@ CREATE UNIQUE INDEX executions_nonce ON executions (tenant, nonce);
 CREATE UNIQUE INDEX executions_approval ON executions (tenant, approval_id) WHERE approval_id IS NOT NULL;
 CREATE INDEX executions_unsettled ON executions (seq) WHERE state = 'INTENT' OR state = 'UNKNOWN';
 CREATE INDEX executions_not_executed ON executions (seq) WHERE state = 'NOT_EXECUTED';
-CREATE INDEX executions_kept ON executions (seq) WHERE result IS NOT NULL;
-
 ",
+    late!(),
     denials!()
 );
 
@@ -93,6 +107,17 @@ ALTER TABLE executions ADD COLUMN caller TEXT;
 
 ",
     denials!()
+);
+
+/// From version 4, which had an index entry for each result.
+pub(super) const MIGRATE_4: &str = concat!(
+    "
+INSERT INTO meta
+SELECT 'results_forgotten_to', coalesce(
+    (SELECT min(seq) - 1 FROM executions WHERE result IS NOT NULL), (SELECT max(seq) FROM executions), 0);
+DROP INDEX executions_kept;
+",
+    late!()
 );
 
 /// Conflicts are no error: the caller finds out which it was.
@@ -176,10 +201,15 @@ ORDER BY seq LIMIT ?2";
 pub(super) const COUNT_UNKNOWN: &str =
     "SELECT count(*) FROM executions WHERE (state = 'INTENT' OR state = 'UNKNOWN') AND state = 'UNKNOWN'";
 
-/// Results in the order of their executions, whatever has been forgotten before them.
+/// Results that were there with their claim, of some executions in their order.
 pub(super) const KEPT: &str = "
 SELECT seq, tenant, nonce, claimed_at, settled_at, octet_length(result) FROM executions
-WHERE result IS NOT NULL ORDER BY seq";
+WHERE seq > ?1 AND seq <= ?2 AND result IS NOT NULL AND claim_token IS NULL AND settled_at = claimed_at ORDER BY seq";
+
+/// All the other results, by their own index.
+pub(super) const KEPT_LATE: &str = "
+SELECT seq, tenant, nonce, claimed_at, settled_at, octet_length(result) FROM executions
+WHERE result IS NOT NULL AND (claim_token IS NOT NULL OR settled_at <> claimed_at) ORDER BY seq";
 
 /// Executions in their order. What is unknown is never forgotten, however old it is.
 pub(super) const OLDEST: &str = "

@@ -162,8 +162,10 @@ impl<'c> Statements<'c> {
         if let Some(fence) = fence {
             set_meta(self.connection, "fence", &timestamp::print(fence))?;
         }
+        if let Some(seq) = old.forgotten_to {
+            set_meta(self.connection, schema::RESULTS_FORGOTTEN_TO, &seq.to_string())?;
+        }
         let mut forgotten = Forgotten::default();
-        let more = old.more;
         let kinds = [
             (&mut self.forget_result, old.results, horizon.results, &mut forgotten.results),
             (&mut self.forget_execution, old.executions, horizon.executions, &mut forgotten.executions),
@@ -178,7 +180,8 @@ impl<'c> Statements<'c> {
             }
         }
         // Else the same would be found again and again.
-        forgotten.more = more && forgotten.results + forgotten.executions > 0;
+        let goes_on = old.forgotten_to.is_some() || forgotten.results + forgotten.executions > 0;
+        forgotten.more = old.more && goes_on;
         Ok(forgotten)
     }
 }
