@@ -1,7 +1,7 @@
 //! A closed loop of connections, each with its own requests, signed beforehand.
 
 use std::io::{Read, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use chrono::{TimeDelta, Utc};
@@ -77,20 +77,19 @@ impl Load {
 
     pub(crate) fn run(self, address: &str, connections: usize) -> Measured {
         let count = self.requests.len();
-        let mut shares: Vec<Vec<Vec<u8>>> = vec![Vec::new(); connections];
-        for (at, request) in self.requests.into_iter().enumerate() {
-            shares[at % connections].push(request);
-        }
+        // Sent in the order in which they were named, as by clients that name them when they send them: with a share for
+        // each connection the fast ones would be hundreds of names ahead of the slow ones.
+        let requests = Arc::new(Mutex::new(self.requests.into_iter()));
         let address: Arc<str> = address.into();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (seconds, mut latencies) = runtime.block_on(async {
             let mut clients = Vec::new();
-            for share in shares {
-                clients.push((TcpStream::connect(&*address).await.unwrap(), share));
+            for _ in 0..connections {
+                clients.push(TcpStream::connect(&*address).await.unwrap());
             }
             let started = Instant::now();
             let clients: Vec<_> =
-                clients.into_iter().map(|(stream, share)| tokio::spawn(client(stream, share))).collect();
+                clients.into_iter().map(|stream| tokio::spawn(client(stream, requests.clone()))).collect();
             let mut latencies = Vec::with_capacity(count);
             for client in clients {
                 latencies.extend(client.await.unwrap());
@@ -143,17 +142,17 @@ fn request(key: &HmacKey, issued_at: &str, body_bytes: usize, ids: Ids) -> Vec<u
     [head, body].concat().into_bytes()
 }
 
-async fn client(mut stream: TcpStream, requests: Vec<Vec<u8>>) -> Vec<f64> {
+async fn client(mut stream: TcpStream, requests: Arc<Mutex<impl Iterator<Item = Vec<u8>>>>) -> Vec<f64> {
     stream.set_nodelay(true).unwrap();
-    let mut latencies = Vec::with_capacity(requests.len());
+    let mut latencies = Vec::new();
     let mut buffer = vec![0; 16 << 10];
-    for request in requests {
+    loop {
+        let Some(request) = requests.lock().unwrap().next() else { return latencies };
         let sent = Instant::now();
         stream.write_all(&request).await.unwrap();
         read_answer(&mut stream, &mut buffer).await;
         latencies.push(sent.elapsed().as_secs_f64());
     }
-    latencies
 }
 
 async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) {
