@@ -1,4 +1,4 @@
-//! A closed loop of connections, each with its own requests, signed beforehand.
+//! A closed loop of connections, which take the next of the requests that were signed beforehand.
 
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};

@@ -274,6 +274,26 @@ mod tests {
         assert_eq!(forget(&connection, 4), 1);
     }
 
+    /// A statement may fail alone, and the commit around it go on.
+    #[test]
+    fn what_could_not_be_forgotten_is_not_passed() {
+        let connection = ledger();
+        (0..3).for_each(|second| put(&connection, second, "DONE", None));
+        connection
+            .execute_batch(
+                "CREATE TRIGGER fails BEFORE UPDATE ON executions WHEN old.seq = 2
+                 BEGIN SELECT raise(ABORT, 'as if the disk were full'); END",
+            )
+            .unwrap();
+        let horizon = Horizon { results: Some(at(3)), executions: None, skew: TimeDelta::zero() };
+        let old = find(&connection, &horizon).unwrap();
+        connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert!(Statements::prepare(&connection).unwrap().forget(old, &horizon, None).is_err());
+        connection.execute_batch("COMMIT; DROP TRIGGER fails").unwrap();
+        assert_eq!(forget(&connection, 3), 2);
+        assert_eq!(kept(&connection), BTreeMap::new());
+    }
+
     #[test]
     fn late_results_are_found_by_their_index_and_the_others_by_their_place() {
         let connection = ledger();

@@ -162,9 +162,6 @@ impl<'c> Statements<'c> {
         if let Some(fence) = fence {
             set_meta(self.connection, "fence", &timestamp::print(fence))?;
         }
-        if let Some(seq) = old.forgotten_to {
-            set_meta(self.connection, schema::RESULTS_FORGOTTEN_TO, &seq.to_string())?;
-        }
         let mut forgotten = Forgotten::default();
         let kinds = [
             (&mut self.forget_result, old.results, horizon.results, &mut forgotten.results),
@@ -178,6 +175,10 @@ impl<'c> Statements<'c> {
                     forgotten.nonces.push((row.tenant, row.nonce));
                 }
             }
+        }
+        // The last: a row that fails may fail alone, and must not be passed.
+        if let Some(seq) = old.forgotten_to {
+            set_meta(self.connection, schema::RESULTS_FORGOTTEN_TO, &seq.to_string())?;
         }
         // Else the same would be found again and again.
         let goes_on = old.forgotten_to.is_some() || forgotten.results + forgotten.executions > 0;
